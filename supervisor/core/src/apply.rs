@@ -1,0 +1,127 @@
+//! `apply`: the replicated state machine. Total and deterministic: it refuses, it never panics.
+//!
+//! It is also the last guard: whatever a leader believed, an entry that would break S1, S2 or S4 is refused here, on
+//! every member alike, by the state as agreed up to that entry.
+
+mod election;
+mod members;
+mod requests;
+mod rules;
+
+use crate::{
+    cluster::{ClusterState, FORMAT, REIGNS_MAX, State},
+    command::{Command, Outcome, Proposal, Refusal, RefusalCode},
+    id::Revision,
+    incident::INCIDENTS_MAX,
+};
+
+pub(crate) type Applied = Result<(), Refusal>;
+
+pub(crate) fn refuse<T>(code: RefusalCode, text: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { code, text: text.into() })
+}
+
+/// Applies one committed proposal to the agreed state.
+///
+/// A refused proposal changes nothing; an agreed one raises the cluster's revision by one. Keeps S4.
+pub fn apply(state: &mut State, proposal: &Proposal) -> Outcome {
+    match try_apply(state, proposal) {
+        Ok(revision) => Outcome::Agreed { revision },
+        Err(refusal) => Outcome::Refused(refusal),
+    }
+}
+
+fn try_apply(state: &mut State, proposal: &Proposal) -> Result<Revision, Refusal> {
+    if state.format > FORMAT {
+        return refuse(
+            RefusalCode::NewerFormat,
+            format!("the agreed state has format {}, this build understands up to {FORMAT}", state.format),
+        );
+    }
+    if let Command::CreateCluster { settings, expect } = &proposal.command {
+        if state.clusters.contains_key(&proposal.cluster) {
+            return refuse(RefusalCode::Exists, format!("cluster {} exists already", proposal.cluster));
+        }
+        validate_settings(settings)?;
+        let cluster = ClusterState::new(proposal.cluster.clone(), settings.clone(), expect.clone());
+        state.clusters.insert(proposal.cluster.clone(), cluster);
+        return Ok(Revision(0));
+    }
+    let Some(cluster) = state.clusters.get_mut(&proposal.cluster) else {
+        return refuse(RefusalCode::UnknownCluster, format!("no cluster is named {}", proposal.cluster));
+    };
+    if proposal.based_on.is_some_and(|revision| revision != cluster.revision) {
+        return refuse(
+            RefusalCode::Stale,
+            format!("decided from revision {:?}, but the state is at {}", proposal.based_on, cluster.revision),
+        );
+    }
+    let mut next = cluster.clone();
+    apply_to(&mut next, proposal)?;
+    next.revision = cluster.revision.next();
+    trim(&mut next);
+    let revision = next.revision;
+    *cluster = next;
+    Ok(revision)
+}
+
+fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
+    match &proposal.command {
+        Command::CreateCluster { .. } => refuse(RefusalCode::Exists, "the cluster exists already"),
+        Command::RegisterMember { spec } => members::register(cluster, spec),
+        Command::NewIncarnation { member, replaces } => members::new_incarnation(cluster, member, *replaces),
+        Command::RequestReinit { member } => members::request_reinit(cluster, member),
+        Command::RequestRestart { member } => members::request_restart(cluster, member),
+        Command::RequestLeave { member } => members::request_leave(cluster, member),
+        Command::Forget { member } => members::forget(cluster, member),
+        Command::Found { primary, start, timeline, system_identifier, setting } => {
+            election::found(cluster, primary, *start, *timeline, *system_identifier, setting)
+        }
+        Command::BeginElection { epoch, kind, noticed_at } => {
+            election::begin(cluster, proposal, *epoch, kind, *noticed_at)
+        }
+        Command::Appoint { epoch, primary, start, timeline, setting, seals } => {
+            let wanted = election::Appointment { epoch: *epoch, primary, start: *start, timeline: *timeline, setting, seals };
+            election::appoint(cluster, proposal, &wanted)
+        }
+        Command::RecordPromotion { epoch, timeline, promotion, system_identifier } => {
+            election::record_promotion(cluster, proposal, *epoch, *timeline, *promotion, *system_identifier)
+        }
+        Command::Open { epoch } => election::open(cluster, proposal, *epoch),
+        Command::CompleteRule { epoch, proof } => rules::complete(cluster, proposal, *epoch, proof),
+        Command::BeginChange { epoch, to } => rules::begin_change(cluster, *epoch, to, &proposal.reason),
+        Command::FinishChange { epoch, proof } => rules::finish_change(cluster, *epoch, proof),
+        Command::ChangeSettings { settings } => {
+            validate_settings(settings)?;
+            cluster.settings = settings.clone();
+            Ok(())
+        }
+        Command::Pause => requests::pause(cluster, proposal),
+        Command::Resume => requests::resume(cluster),
+        Command::RequestElection { kind } => requests::election(cluster, proposal, kind),
+        Command::DropRequest => requests::drop_request(cluster),
+        Command::Note { incident, text } => requests::note(cluster, *incident, text),
+    }
+}
+
+fn validate_settings(settings: &crate::settings::Settings) -> Applied {
+    settings.validate().or_else(|refused| refuse(RefusalCode::BadValue, refused.to_string()))
+}
+
+fn trim(cluster: &mut ClusterState) {
+    if cluster.incidents.len() > INCIDENTS_MAX {
+        cluster.incidents.drain(..cluster.incidents.len() - INCIDENTS_MAX);
+    }
+    let oldest_open = cluster.rules.first().map(|rule| rule.epoch);
+    while cluster.reigns.len() > REIGNS_MAX {
+        // The first reign carries the cluster's first timeline, below which everything is epoch 0; the second goes.
+        if oldest_open.is_some_and(|open| cluster.reigns[1].epoch >= open) {
+            break;
+        }
+        cluster.reigns.remove(1);
+    }
+}
+
+#[cfg(test)]
+#[path = "apply_test.rs"]
+mod tests;

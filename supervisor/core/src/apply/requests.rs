@@ -1,0 +1,72 @@
+//! What operators ask for.
+
+use super::{Applied, refuse};
+use crate::{
+    cluster::{ClusterState, Request},
+    command::{Proposal, RefusalCode},
+    id::Epoch,
+    member::Tier,
+    reign::ElectionKind,
+};
+
+pub(super) fn pause(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
+    if cluster.paused.is_some() {
+        return refuse(RefusalCode::Exists, "the cluster is paused already");
+    }
+    cluster.paused = Some(format!("by {}: {}", proposal.by, proposal.reason));
+    Ok(())
+}
+
+pub(super) fn resume(cluster: &mut ClusterState) -> Applied {
+    if cluster.paused.take().is_none() {
+        return refuse(RefusalCode::WrongPhase, "the cluster is not paused");
+    }
+    Ok(())
+}
+
+pub(super) fn election(cluster: &mut ClusterState, proposal: &Proposal, kind: &ElectionKind) -> Applied {
+    let Some(reign) = cluster.reign() else {
+        return refuse(RefusalCode::WrongPhase, "the cluster has no primary yet");
+    };
+    let to = match kind {
+        ElectionKind::Switchover { to } | ElectionKind::Forced { to, .. } => to,
+        ElectionKind::Failover | ElectionKind::Renewal => {
+            return refuse(RefusalCode::BadValue, "an operator asks for a switchover or a forced failover");
+        }
+    };
+    if let Some(to) = to {
+        let Some(member) = cluster.members.get(to) else {
+            return refuse(RefusalCode::UnknownMember, format!("there is no member {to}"));
+        };
+        if member.spec.tier == Tier::Backup || member.leaving {
+            return refuse(RefusalCode::Ineligible, format!("{to} is a backup or leaving; it is never promoted"));
+        }
+        if reign.primary.member == *to && matches!(kind, ElectionKind::Switchover { .. }) {
+            return refuse(RefusalCode::Exists, format!("{to} is the primary already"));
+        }
+    }
+    let forced = matches!(kind, ElectionKind::Forced { .. });
+    if !forced && (cluster.election.is_some() || cluster.request.is_some()) {
+        return refuse(RefusalCode::WrongPhase, "a change of primary is under way or asked for already");
+    }
+    cluster.request = Some(Request { kind: kind.clone(), by: proposal.by.to_string() });
+    Ok(())
+}
+
+pub(super) fn drop_request(cluster: &mut ClusterState) -> Applied {
+    if cluster.request.take().is_none() {
+        return refuse(RefusalCode::WrongPhase, "nothing was asked for");
+    }
+    Ok(())
+}
+
+pub(super) fn note(cluster: &mut ClusterState, incident: Epoch, text: &str) -> Applied {
+    let Some(incident) = cluster.incident_mut(incident) else {
+        return refuse(RefusalCode::WrongEpoch, format!("there is no incident {incident}"));
+    };
+    if incident.notes.iter().any(|note| note == text) || incident.notes.len() >= crate::incident::NOTES_MAX {
+        return refuse(RefusalCode::Exists, "noted already, or too many notes");
+    }
+    incident.note(text);
+    Ok(())
+}

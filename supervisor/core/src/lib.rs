@@ -1,0 +1,32 @@
+//! pgvigil's pure core: what is agreed, what should be agreed next, what each agent must do.
+//!
+//! ```text
+//!   reports ──► decide ──► proposal ──► Raft ──► apply ──► agreed state ──► reconcile ──► actions on PostgreSQL
+//!      ▲        (leader)                         (all)                      (each agent)          │
+//!      └──────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The three functions are plain functions of plain data; time is an argument. This crate knows no runtime, clock,
+//! socket or file, so the same code runs in production, in simulation, under the model checker and in property tests.
+
+pub mod apply;
+pub mod cluster;
+pub mod command;
+pub mod id;
+pub mod incident;
+pub mod invariant;
+pub mod lsn;
+pub mod member;
+pub mod observation;
+pub mod position;
+pub mod quorum;
+pub mod reign;
+pub mod report;
+pub mod rule;
+pub mod settings;
+pub mod time;
+pub mod timeline;
+
+pub use apply::apply;
+pub use cluster::State;
+pub use command::{Outcome, Proposal};

@@ -1,0 +1,55 @@
+//! What the leader has seen: reports with the leader's own arrival times. Late, partial, and never agreed.
+
+use crate::{
+    id::{ClusterId, Epoch, MemberId, NodeId},
+    report::Report,
+    time::Time,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A report and when it came in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// The newest report of that member.
+    pub report: Report,
+    /// When the leader received it.
+    pub at: Time,
+}
+
+/// What this leader has seen of one cluster since it began to listen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observations {
+    /// This leader's node.
+    pub me: NodeId,
+    /// When this leader became leader and began to listen: silence before is not evidence. Keeps S5.
+    pub since: Time,
+    /// The newest report of each member.
+    pub reports: BTreeMap<MemberId, Seen>,
+    /// The newest lease renewal granted, by receipt of the heartbeat: (epoch, at).
+    pub last_renewal: Option<(Epoch, Time)>,
+    /// When this leader first saw the present reign appointed: no canary of an older reign began later.
+    pub appointed_seen: Option<(Epoch, Time)>,
+    /// The latest `quiet since` of the seals on which the present reign was appointed, on this leader's clock; kept
+    /// only by the leader that appointed it.
+    pub seals_quiet: Option<(Epoch, Time)>,
+    /// Members whose fence command succeeded, with the epoch it fenced.
+    pub fence_commands_done: BTreeMap<MemberId, Epoch>,
+    /// Until when this leader's own process was starved of CPU recently, and by how much: its time-outs stretch.
+    pub starved_ms: u64,
+    /// Cluster names for which this leader's configuration asks creation.
+    pub wanted_clusters: BTreeSet<ClusterId>,
+}
+
+impl Observations {
+    /// The report of a member if it came in less than `within` milliseconds ago.
+    #[must_use]
+    pub fn fresh(&self, member: &MemberId, now: Time, within: u64) -> Option<&Report> {
+        self.reports.get(member).filter(|seen| now.since(seen.at) <= within).map(|seen| &seen.report)
+    }
+
+    /// How long a member has been silent, counted at most from when this leader began to listen.
+    #[must_use]
+    pub fn silence(&self, member: &MemberId, now: Time) -> u64 {
+        now.since(self.reports.get(member).map_or(self.since, |seen| seen.at.max(self.since)))
+    }
+}

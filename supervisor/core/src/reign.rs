@@ -1,0 +1,130 @@
+//! Reigns and elections as agreed: who is, was or is to become primary, from which evidence.
+
+use crate::{
+    id::{Epoch, MemberId, MemberKey, RuleVersion, TimelineId},
+    lsn::Lsn,
+    position::Position,
+    rule::Setting,
+    time::WallTime,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// How a reign begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// The first reign of a new cluster: the member runs initdb.
+    Initdb,
+    /// The first reign of a cluster whose primary already ran.
+    Adopt,
+    /// A standby is promoted onto a new timeline.
+    Promote,
+    /// The primary of the reign before goes on, on the same timeline: restarted in place, or re-appointed because an
+    /// election was called off or its rule had to be formed anew (history B2).
+    Continue,
+}
+
+/// What a finished promotion (or start) brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// Where the new timeline left its parent. For a reign that continues a timeline: where it was continued.
+    pub fork: Lsn,
+    /// The end of recovery: once k of S have flushed past it, the older rules are closed.
+    pub end: Lsn,
+}
+
+/// One reign. Epochs rise along the list of reigns; the last one is the current one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reign {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Who.
+    pub primary: MemberKey,
+    /// The timeline allotted to it.
+    pub timeline: TimelineId,
+    /// How it begins.
+    pub start: Start,
+    /// The setting the primary is to have in force.
+    pub setting: Setting,
+    /// The version of that setting.
+    pub version: RuleVersion,
+    /// Set once PostgreSQL has left recovery on the allotted timeline.
+    pub promotion: Option<Promotion>,
+    /// Whether the door was opened to clients.
+    pub open: bool,
+    /// Whether the rules of older epochs are closed.
+    pub complete: bool,
+    /// The evidence on which it was appointed.
+    pub seals: Vec<Seal>,
+}
+
+/// In what capacity a member sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SealKind {
+    /// It receives no WAL of older epochs any more and will not start, promote or serve as their primary.
+    Sealed,
+    /// It is the promoted primary of the last reign, still running, and says how far it has flushed. Good for
+    /// re-appointing that same member and for nothing else.
+    Standing,
+}
+
+/// A member's durable promise for one election, and its position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// The election for which it counts, and no other.
+    pub epoch: Epoch,
+    /// Who.
+    pub key: MemberKey,
+    /// How far its WAL goes.
+    pub position: Position,
+    /// In what capacity.
+    pub kind: SealKind,
+}
+
+/// Why there is an election, which decides what the old primary does meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ElectionKind {
+    /// The primary failed.
+    Failover,
+    /// An operator wants another primary: the old one stops cleanly, its standbys drain it, then they seal.
+    Switchover {
+        /// Whom; anyone suitable if none is named.
+        to: Option<MemberId>,
+    },
+    /// The operator forces a change although too few members answer; the members given up are void.
+    Forced {
+        /// Whom; the best placed if none is named.
+        to: Option<MemberId>,
+        /// The operator's recorded word that the old primary is off.
+        old_primary_is_off: bool,
+        /// The members given up: their data directories are void from the election on.
+        give_up: BTreeSet<MemberId>,
+    },
+    /// The primary is well and is to form its rule anew under a new epoch, or to restart in place.
+    Renewal,
+}
+
+/// An election under way: seals for `epoch` are being collected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Election {
+    /// The epoch that its appointment will have.
+    pub epoch: Epoch,
+    /// Why there is one.
+    pub kind: ElectionKind,
+    /// When it was begun, for people.
+    pub at: WallTime,
+}
+
+/// A former primary that may still serve: before the next reign opens, it must be known to be fenced. Keeps S3.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceDebt {
+    /// The reign that may still be served.
+    pub epoch: Epoch,
+    /// By whom.
+    pub primary: MemberKey,
+    /// The operator's recorded word that it is off.
+    pub asserted_off: bool,
+}

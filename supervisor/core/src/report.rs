@@ -1,0 +1,206 @@
+//! What an agent tells the leader, several times a second: facts about its own PostgreSQL, never wishes.
+//!
+//! Every report is late by the time it is read. Ages are on the sender's own clock, so no two clocks are compared.
+
+use crate::{
+    command::Proof,
+    id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, Revision, RuleVersion, TimelineId},
+    lsn::Lsn,
+    member::MemberSpec,
+    reign::{Promotion, Seal},
+};
+use serde::{Deserialize, Serialize};
+
+/// One heartbeat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Who, and what its configuration says.
+    pub spec: MemberSpec,
+    /// Numbered by the sender since its start; a renewal answers to one of them.
+    pub seq: u64,
+    /// The incarnation marked in the data directory; `None` without one of ours.
+    pub incarnation: Option<Incarnation>,
+    /// The newest agreed revision the agent holds.
+    pub revision: Revision,
+    /// The newest epoch it promised to obey.
+    pub promised: Epoch,
+    /// What its PostgreSQL is.
+    pub postgres: PostgresReport,
+    /// Its seal for the election under way.
+    pub seal: Option<SealReport>,
+    /// It is known to serve nobody as primary of this epoch or an older one: fence on disk, every process gone (or
+    /// running as a standby since).
+    pub fenced: Option<Epoch>,
+    /// How much later than planned the agent's own loop ran at worst since the last report, in milliseconds.
+    pub starved_ms: u64,
+    /// Whether the guard has confirmed the newest deadline.
+    pub guard_armed: bool,
+    /// Its newest probe of the primary's port, made when the WAL stops coming.
+    pub probe: Option<Probe>,
+    /// What it is busy with: cloning, rewinding, with progress.
+    pub activity: Option<String>,
+    /// What an operator should know: drift of settings, lost slots, a refused data directory.
+    pub problems: Vec<String>,
+    /// The data directory must be made anew before it can follow; why.
+    pub needs_new_incarnation: Option<String>,
+    /// The last restart request that was carried out.
+    pub restarted: u64,
+    /// WAL that a rewind or clone discarded, kept aside: said once per event, for the incident.
+    pub discarded_wal: Option<DiscardedWal>,
+}
+
+/// WAL of a dead branch that was kept aside before a data directory was made anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscardedWal {
+    /// The reign it belonged to.
+    pub epoch: Epoch,
+    /// The timeline it was on.
+    pub timeline: TimelineId,
+    /// Where it left the living history.
+    pub from: Lsn,
+    /// Its end.
+    pub to: Lsn,
+    /// The directory, on that member's host, where it is kept.
+    pub kept_in: String,
+}
+
+/// A seal as its agent reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealReport {
+    /// The seal.
+    pub seal: Seal,
+    /// How long ago the earliest sample that already showed the final flushed position began; 0 if unsampled
+    /// (history A15). Read against the canary's right to serve. Keeps S3.
+    pub quiet_ms: u64,
+    /// The position read before is still what the disk holds, and it can stream to others.
+    pub can_stream: bool,
+}
+
+/// An active probe of the primary's PostgreSQL port: does its postmaster still answer?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Who was probed.
+    pub member: MemberId,
+    /// Whether a postmaster answered.
+    pub answered: bool,
+    /// How long ago the probe ended.
+    pub age_ms: u64,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// What an agent's PostgreSQL is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PostgresReport {
+    /// The data directory is empty or missing.
+    NoData,
+    /// There is a data directory that cannot be used, and why. Nothing is touched.
+    Unusable {
+        /// Why.
+        why: String,
+    },
+    /// PostgreSQL servers that pgvigil did not set up and that could be adopted.
+    Adoptable(Adoptable),
+    /// Not running.
+    Stopped {
+        /// It died although nobody stopped it.
+        crashed: bool,
+    },
+    /// Running, not yet answering.
+    Starting,
+    /// Running as a standby.
+    Standby(StandbyReport),
+    /// Running as a primary, open or closed.
+    Primary(Box<PrimaryReport>),
+}
+
+/// A server without pgvigil's marks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoptable {
+    /// PostgreSQL's system identifier.
+    pub system_identifier: u64,
+    /// Whether it runs in recovery.
+    pub in_recovery: bool,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Its major version.
+    pub major: u32,
+}
+
+/// A running standby.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyReport {
+    /// The timeline it follows.
+    pub timeline: TimelineId,
+    /// The newest epoch whose primary it is set to follow.
+    pub following: Option<Epoch>,
+    /// WAL received and flushed, as the walreceiver says: for lag and liveness, never for a choice (history A4).
+    pub flush_lsn: Lsn,
+    /// WAL replayed.
+    pub replay_lsn: Lsn,
+    /// Whether a walreceiver streams.
+    pub streaming: bool,
+    /// How long ago the flushed position last moved.
+    pub wal_age_ms: u64,
+    /// Replay was paused or is delayed on purpose.
+    pub replay_held: bool,
+}
+
+/// A running primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrimaryReport {
+    /// The epoch as whose primary it runs.
+    pub epoch: Epoch,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// WAL flushed.
+    pub flush_lsn: Lsn,
+    /// Set once it has left recovery in this epoch.
+    pub promotion: Option<Promotion>,
+    /// PostgreSQL's system identifier.
+    pub system_identifier: u64,
+    /// Whether clients may come in.
+    pub door_open: bool,
+    /// The newest version of the setting that a new connection has shown.
+    pub setting_in_force: Option<RuleVersion>,
+    /// The newest proof, if it is complete.
+    pub proof: Option<Proof>,
+    /// The canary.
+    pub canary: CanaryReport,
+    /// Its walsenders' view of each standby.
+    pub standbys: Vec<SenderReport>,
+    /// What would weaken S1 and is not pgvigil's: `synchronous_commit` lowered, settings changed by hand.
+    pub weakened: Vec<String>,
+    /// When its right to serve ends: milliseconds from now; 0 when it has none.
+    pub right_ms: u64,
+}
+
+/// The agent's own small commit under the rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryReport {
+    /// How long ago the last successful one began; `None` before the first.
+    pub ok_age_ms: Option<u64>,
+    /// How long the present one has been waiting; 0 if none is under way.
+    pub waiting_ms: u64,
+    /// How long the last successful one took, in microseconds.
+    pub took_us: u64,
+}
+
+/// One walsender of the primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderReport {
+    /// Which incarnation it serves, by its name of this epoch; others are not listed.
+    pub key: MemberKey,
+    /// What the standby has flushed.
+    pub flush_lsn: Lsn,
+    /// The newest canary or marker, a record's end, that it has flushed: evidence against a directory that comes
+    /// back old.
+    pub flushed_record: Option<Lsn>,
+    /// Whether it is in state `streaming`.
+    pub streaming: bool,
+    /// Whether PostgreSQL counts it under the setting in force.
+    pub counted: bool,
+}
