@@ -59,6 +59,7 @@ fn try_apply(state: &mut State, proposal: &Proposal) -> Result<Revision, Refusal
     let mut next = cluster.clone();
     apply_to(&mut next, proposal)?;
     next.revision = cluster.revision.next();
+    next.mark_used();
     trim(&mut next);
     let revision = next.revision;
     *cluster = next;
@@ -99,7 +100,9 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
         Command::Pause => requests::pause(cluster, proposal),
         Command::Resume => requests::resume(cluster),
         Command::RequestElection { kind } => requests::election(cluster, proposal, kind),
-        Command::DropRequest => requests::drop_request(cluster),
+        Command::DropRequest => requests::drop_request(cluster, proposal),
+        Command::ConfirmGuard { epoch } => requests::confirm_guard(cluster, *epoch),
+        Command::CatchUp { epoch, order } => election::catch_up(cluster, *epoch, order),
         Command::Note { incident, text } => requests::note(cluster, *incident, text),
     }
 }

@@ -82,8 +82,13 @@ pub struct ClusterState {
     pub void: BTreeSet<MemberKey>,
     /// Set while paused: by whom and why.
     pub paused: Option<String>,
+    /// The reign whose primary may run unguarded, since it was paused and its agent has not confirmed the guard yet:
+    /// only a fence ends its right (history B8). Keeps S3.
+    pub unguarded: Option<Epoch>,
     /// What an operator asked for.
     pub request: Option<Request>,
+    /// Why the last request was dropped.
+    pub request_dropped: Option<String>,
     /// The newest incidents, oldest first; bounded.
     pub incidents: Vec<Incident>,
 }
@@ -112,7 +117,9 @@ impl ClusterState {
             fence_debts: Vec::new(),
             void: BTreeSet::new(),
             paused: None,
+            unguarded: None,
             request: None,
+            request_dropped: None,
             incidents: Vec::new(),
         }
     }
@@ -170,6 +177,19 @@ impl ClusterState {
         self.rules.iter().any(|rule| {
             rule.primary.member == *member || rule.setting.cohort.iter().any(|key| key.member == *member)
         })
+    }
+
+    /// Marks the members that a rule or a reign now names as used: an empty directory of theirs is a loss.
+    pub(crate) fn mark_used(&mut self) {
+        let Some(rule) = self.rules.last() else { return };
+        let named: Vec<MemberKey> = rule.setting.cohort.iter().chain([&rule.primary]).cloned().collect();
+        for key in named {
+            if let Some(member) = self.members.get_mut(&key.member)
+                && member.incarnation == key.incarnation
+            {
+                member.used = true;
+            }
+        }
     }
 
     /// The incident of the current or last election.

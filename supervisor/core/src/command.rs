@@ -4,7 +4,7 @@ use crate::{
     id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, NodeId, Revision, RuleVersion, TimelineId},
     lsn::Lsn,
     member::MemberSpec,
-    reign::{ElectionKind, Promotion, Seal, Start},
+    reign::{CatchUp, ElectionKind, Promotion, Seal, Start},
     rule::Setting,
     settings::Settings,
     time::WallTime,
@@ -207,6 +207,18 @@ pub enum Command {
     },
     /// What was asked for cannot be done now, or is done.
     DropRequest,
+    /// The guard of the primary of `epoch` is armed again after a pause.
+    ConfirmGuard {
+        /// The reign.
+        epoch: Epoch,
+    },
+    /// A sealed member is to fetch, from another sealed member, the WAL it lacks.
+    CatchUp {
+        /// The election.
+        epoch: Epoch,
+        /// Who from whom up to where.
+        order: CatchUp,
+    },
     /// Something became known about an incident.
     Note {
         /// Which.
@@ -241,6 +253,8 @@ impl Command {
             Self::Resume => "resume",
             Self::RequestElection { .. } => "request-election",
             Self::DropRequest => "drop-request",
+            Self::ConfirmGuard { .. } => "confirm-guard",
+            Self::CatchUp { .. } => "catch-up",
             Self::Note { .. } => "note",
         }
     }

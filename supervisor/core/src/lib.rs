@@ -12,14 +12,18 @@
 pub mod apply;
 pub mod cluster;
 pub mod command;
+pub mod decide;
 pub mod id;
 pub mod incident;
 pub mod invariant;
+pub mod lease;
+pub mod local;
 pub mod lsn;
 pub mod member;
 pub mod observation;
 pub mod position;
 pub mod quorum;
+pub mod reconcile;
 pub mod reign;
 pub mod report;
 pub mod rule;
@@ -29,4 +33,6 @@ pub mod timeline;
 
 pub use apply::apply;
 pub use cluster::State;
+pub use decide::decide;
+pub use reconcile::reconcile;
 pub use command::{Outcome, Proposal};

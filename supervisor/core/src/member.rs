@@ -67,6 +67,8 @@ pub struct Member {
     pub incarnation: Incarnation,
     /// A position this incarnation was proven to have flushed; a seal below it is refused. Keeps S1.
     pub proven: Option<Position>,
+    /// Whether this incarnation was ever named by a rule or reigned: from then on an empty directory is a loss.
+    pub used: bool,
     /// The operator asked for a fresh data directory; cleared when the new incarnation is allotted.
     pub reinit_requested: bool,
     /// Number of the newest restart the operator asked for; the agent answers with the last one it did.

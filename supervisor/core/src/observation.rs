@@ -3,7 +3,7 @@
 use crate::{
     id::{ClusterId, Epoch, MemberId, NodeId},
     report::Report,
-    time::Time,
+    time::{Time, WallTime},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +21,8 @@ pub struct Seen {
 pub struct Observations {
     /// This leader's node.
     pub me: NodeId,
+    /// This leader's wall clock, for incidents. Nothing is decided by it.
+    pub wall: WallTime,
     /// When this leader became leader and began to listen: silence before is not evidence. Keeps S5.
     pub since: Time,
     /// The newest report of each member.
@@ -34,6 +36,12 @@ pub struct Observations {
     pub seals_quiet: Option<(Epoch, Time)>,
     /// Members whose fence command succeeded, with the epoch it fenced.
     pub fence_commands_done: BTreeMap<MemberId, Epoch>,
+    /// When this leader first saw the present election begun: how long it has been waiting for seals.
+    pub election_seen: Option<(Epoch, Time)>,
+    /// When the primary last reported each standby as streaming and within the allowed lag.
+    pub streaming_ok_at: BTreeMap<MemberId, Time>,
+    /// When the primary's agent was first seen in its present trouble (not promoted, not complete): patience begins.
+    pub incomplete_since: Option<(Epoch, Time)>,
     /// Until when this leader's own process was starved of CPU recently, and by how much: its time-outs stretch.
     pub starved_ms: u64,
     /// Cluster names for which this leader's configuration asks creation.

@@ -107,6 +107,18 @@ pub enum ElectionKind {
     Renewal,
 }
 
+/// The election's order to a better placed member: fetch what you lack from a member that is as sealed as you are.
+/// The one reception of WAL that a seal allows (history B4, B5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// Who fetches.
+    pub member: MemberKey,
+    /// From whom.
+    pub source: MemberKey,
+    /// Up to where, at least.
+    pub target: Position,
+}
+
 /// An election under way: seals for `epoch` are being collected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Election {
@@ -114,6 +126,8 @@ pub struct Election {
     pub epoch: Epoch,
     /// Why there is one.
     pub kind: ElectionKind,
+    /// Who is to catch up before the appointment.
+    pub catch_up: Option<CatchUp>,
     /// When it was begun, for people.
     pub at: WallTime,
 }
@@ -127,4 +141,6 @@ pub struct FenceDebt {
     pub primary: MemberKey,
     /// The operator's recorded word that it is off.
     pub asserted_off: bool,
+    /// It may run unguarded (paused before): time alone does not fence it.
+    pub unguarded: bool,
 }

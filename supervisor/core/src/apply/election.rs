@@ -12,7 +12,7 @@ use crate::{
     member::Tier,
     position::Position,
     quorum::{self, Evidence},
-    reign::{Election, ElectionKind, FenceDebt, Promotion, Reign, Seal, Start},
+    reign::{CatchUp, Election, ElectionKind, FenceDebt, Promotion, Reign, Seal, Start},
     rule::{Rule, Setting},
     time::WallTime,
 };
@@ -96,7 +96,7 @@ pub(super) fn begin(
     // A rule change under way stays wide until the next reign completes its rule.
     cluster.change = None;
     cluster.request = None;
-    cluster.election = Some(Election { epoch, kind: kind.clone(), at: proposal.at });
+    cluster.election = Some(Election { epoch, kind: kind.clone(), catch_up: None, at: proposal.at });
     let mut incident = Incident {
         epoch,
         kind: kind_name(kind).to_owned(),
@@ -144,9 +144,23 @@ fn force(cluster: &mut ClusterState, reign: &Reign, give_up: &BTreeSet<crate::id
             debt.asserted_off = true;
         }
         cluster.fence_debts.retain(|debt| debt.primary != reign.primary);
-        let debt = FenceDebt { epoch: reign.epoch, primary: reign.primary.clone(), asserted_off: true };
+        let debt = FenceDebt { epoch: reign.epoch, primary: reign.primary.clone(), asserted_off: true, unguarded: false };
         cluster.fence_debts.push(debt);
     }
+    Ok(())
+}
+
+pub(super) fn catch_up(cluster: &mut ClusterState, epoch: Epoch, order: &CatchUp) -> Applied {
+    if !cluster.is_counted(&order.member) || !cluster.is_counted(&order.source) || order.member == order.source {
+        return refuse(RefusalCode::UnknownMember, "both must be counted members, and not the same one");
+    }
+    let Some(election) = cluster.election.as_mut().filter(|election| election.epoch == epoch) else {
+        return refuse(RefusalCode::WrongEpoch, format!("no election for epoch {epoch} is under way"));
+    };
+    if election.catch_up.as_ref() == Some(order) {
+        return refuse(RefusalCode::Exists, "ordered already");
+    }
+    election.catch_up = Some(order.clone());
     Ok(())
 }
 
@@ -181,9 +195,11 @@ pub(super) fn appoint(cluster: &mut ClusterState, proposal: &Proposal, wanted: &
     enthrone(cluster, &last, wanted);
     let serving = last.open && last.primary != *wanted.primary;
     if serving && !cluster.fence_debts.iter().any(|debt| debt.primary == last.primary) {
-        let debt = FenceDebt { epoch: last.epoch, primary: last.primary.clone(), asserted_off: false };
+        let unguarded = cluster.paused.is_some() || cluster.unguarded == Some(last.epoch);
+        let debt = FenceDebt { epoch: last.epoch, primary: last.primary.clone(), asserted_off: false, unguarded };
         cluster.fence_debts.push(debt);
     }
+    cluster.unguarded = cluster.paused.is_some().then_some(wanted.epoch);
     cluster.fence_debts.retain(|debt| debt.primary != *wanted.primary);
     let to = wanted.primary.member.clone();
     if let Some(incident) = cluster.incident_mut(election.epoch) {

@@ -60,6 +60,7 @@ pub(super) fn register(cluster: &mut ClusterState, spec: &MemberSpec) -> Applied
         spec: spec.clone(),
         incarnation,
         proven: None,
+        used: false,
         reinit_requested: false,
         restart_request: 0,
         leaving: false,
@@ -92,6 +93,7 @@ pub(super) fn new_incarnation(cluster: &mut ClusterState, member: &MemberId, rep
     let member = find(cluster, member)?;
     member.incarnation = incarnation;
     member.proven = None;
+    member.used = false;
     member.reinit_requested = false;
     Ok(())
 }

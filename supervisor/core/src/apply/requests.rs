@@ -14,6 +14,7 @@ pub(super) fn pause(cluster: &mut ClusterState, proposal: &Proposal) -> Applied 
         return refuse(RefusalCode::Exists, "the cluster is paused already");
     }
     cluster.paused = Some(format!("by {}: {}", proposal.by, proposal.reason));
+    cluster.unguarded = cluster.reign().map(|reign| reign.epoch);
     Ok(())
 }
 
@@ -49,14 +50,25 @@ pub(super) fn election(cluster: &mut ClusterState, proposal: &Proposal, kind: &E
     if !forced && (cluster.election.is_some() || cluster.request.is_some()) {
         return refuse(RefusalCode::WrongPhase, "a change of primary is under way or asked for already");
     }
+    cluster.request_dropped = None;
     cluster.request = Some(Request { kind: kind.clone(), by: proposal.by.to_string() });
     Ok(())
 }
 
-pub(super) fn drop_request(cluster: &mut ClusterState) -> Applied {
+pub(super) fn drop_request(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
     if cluster.request.take().is_none() {
         return refuse(RefusalCode::WrongPhase, "nothing was asked for");
     }
+    cluster.request_dropped = Some(proposal.reason.clone());
+    Ok(())
+}
+
+/// The primary's agent confirms that its guard is armed again after a pause. Keeps S3.
+pub(super) fn confirm_guard(cluster: &mut ClusterState, epoch: Epoch) -> Applied {
+    if cluster.paused.is_some() || cluster.unguarded != Some(epoch) {
+        return refuse(RefusalCode::WrongPhase, "paused, or nothing is to be confirmed for that epoch");
+    }
+    cluster.unguarded = None;
     Ok(())
 }
 

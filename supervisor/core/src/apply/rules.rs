@@ -12,10 +12,11 @@ use crate::{
 };
 
 /// Commits the wide rule (S ∪ S', min(k, k')). If that is the wished one already, nothing is left to be proven
-/// (protocol review D2, D3). Keeps S1.
+/// (protocol review D2, D3). A change may be redirected while it is under way: the rule is wide already and becomes
+/// wider, so it still covers every setting that any walsender may hold. Keeps S1.
 pub(super) fn begin_change(cluster: &mut ClusterState, epoch: Epoch, to: &Setting, reason: &str) -> Applied {
-    if cluster.election.is_some() || cluster.change.is_some() {
-        return refuse(RefusalCode::WrongPhase, "an election or another change of the rule is under way");
+    if cluster.election.is_some() {
+        return refuse(RefusalCode::WrongPhase, "an election is under way");
     }
     for key in &to.cohort {
         let known = cluster.newest_rule().is_some_and(|rule| rule.setting.cohort.contains(key));
@@ -36,16 +37,16 @@ pub(super) fn begin_change(cluster: &mut ClusterState, epoch: Epoch, to: &Settin
     let Some(rule) = cluster.rules.last_mut() else {
         return refuse(RefusalCode::WrongPhase, "there is no rule to change");
     };
-    if rule.setting == *to {
+    if rule.setting == *to && cluster.change.is_none() {
         return refuse(RefusalCode::Exists, "that rule holds already");
     }
     let wide = rule.setting.wide(to);
     rule.version = rule.version.next();
     reign.version = rule.version;
     reign.setting = to.clone();
-    if wide != *to {
-        cluster.change = Some(RuleChange { to: to.clone(), reason: reason.to_owned() });
-    }
+    // A weakening needs no proof, unless a walsender may still hold a setting of the change it replaces.
+    let proven = wide == *to && cluster.change.is_none();
+    cluster.change = (!proven).then(|| RuleChange { to: to.clone(), reason: reason.to_owned() });
     rule.setting = wide;
     Ok(())
 }

@@ -1,0 +1,87 @@
+//! Everything that is not urgent: new incarnations, members that leave, notes for incidents, the guard after a pause.
+
+use super::Decision;
+use crate::{
+    cluster::ClusterState,
+    command::Command,
+    id::MemberId,
+    observation::Observations,
+    reign::Reign,
+    time::Time,
+};
+
+pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, _now: Time, decision: &mut Decision) {
+    confirm_guard(agreed, reign, seen, decision);
+    for (name, member) in &agreed.members {
+        if decision.is_made() {
+            return;
+        }
+        if member.leaving && !agreed.is_in_a_rule(name) && reign.primary.member != *name && agreed.fence_debts.is_empty() {
+            decision.want(Command::Forget { member: name.clone() }, format!("{name} has left every rule"), Vec::new());
+            return;
+        }
+        new_incarnation(agreed, reign, seen, name, decision);
+        if !decision.is_made() {
+            discarded(agreed, seen, name, decision);
+        }
+    }
+}
+
+fn confirm_guard(agreed: &ClusterState, reign: &Reign, seen: &Observations, decision: &mut Decision) {
+    if agreed.paused.is_some() || agreed.unguarded != Some(reign.epoch) {
+        return;
+    }
+    let armed = seen
+        .reports
+        .get(&reign.primary.member)
+        .is_some_and(|at| at.report.guard_armed && at.report.revision >= agreed.revision);
+    if armed {
+        let reason = format!("the guard of {} is armed again", reign.primary.member);
+        decision.want(Command::ConfirmGuard { epoch: reign.epoch }, reason, Vec::new());
+    } else {
+        decision.find("unguarded", format!("{} has not confirmed its guard since the pause", reign.primary.member));
+    }
+}
+
+/// Allotted before the first byte is overwritten; only once a primary serves from which it can be made anew.
+fn new_incarnation(
+    agreed: &ClusterState,
+    reign: &Reign,
+    seen: &Observations,
+    name: &MemberId,
+    decision: &mut Decision,
+) {
+    let Some(member) = agreed.members.get(name) else { return };
+    if reign.promotion.is_none() || reign.primary.member == *name || member.leaving {
+        return;
+    }
+    let report = seen.reports.get(name).map(|at| &at.report);
+    let asked = member.reinit_requested.then(|| "an operator asked for a fresh data directory".to_owned());
+    // What an agent wants is about the incarnation it has, and from a state in which that one counted.
+    let own = report.and_then(|report| {
+        let current = report.incarnation.is_none() || report.incarnation == Some(member.incarnation);
+        report.needs_new_incarnation.clone().filter(|_| current && report.revision >= agreed.revision)
+    });
+    let Some(why) = asked.or(own) else { return };
+    let command = Command::NewIncarnation { member: name.clone(), replaces: member.incarnation };
+    decision.want(command, format!("{name} is made anew: {why}"), Vec::new());
+}
+
+fn discarded(agreed: &ClusterState, seen: &Observations, name: &MemberId, decision: &mut Decision) {
+    let Some(wal) = seen.reports.get(name).and_then(|at| at.report.discarded_wal.as_ref()) else { return };
+    let after = agreed.incidents.iter().rev().find(|incident| incident.epoch > wal.epoch && incident.from.as_ref() == Some(name));
+    let Some(incident) = after else { return };
+    let text = format!(
+        "{name} left WAL {}..{} of timeline {} (epoch {}) behind, {} bytes that no later primary has; kept in {}",
+        wal.from,
+        wal.to,
+        wal.timeline,
+        wal.epoch,
+        wal.to.bytes_since(wal.from),
+        wal.kept_in
+    );
+    if incident.notes.contains(&text) || incident.notes.len() >= crate::incident::NOTES_MAX {
+        return;
+    }
+    decision.want(Command::Note { incident: incident.epoch, text }, "a dead branch of WAL was kept aside", Vec::new());
+}

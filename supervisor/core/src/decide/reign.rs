@@ -1,0 +1,123 @@
+//! The steps of a reign after its appointment: promoted, opened, complete.
+
+use super::Decision;
+use crate::{
+    cluster::ClusterState,
+    command::Command,
+    lease::{Fenced, fenced, start_allows_opening},
+    observation::Observations,
+    reign::{ElectionKind, Reign},
+    report::{PostgresReport, PrimaryReport},
+    time::Time,
+};
+
+/// The report of the reigning primary, if it runs as the primary of this reign.
+pub(super) fn primary_report<'a>(reign: &Reign, seen: &'a Observations) -> Option<&'a PrimaryReport> {
+    let report = &seen.reports.get(&reign.primary.member)?.report;
+    match &report.postgres {
+        PostgresReport::Primary(primary)
+            if primary.epoch == reign.epoch && report.incarnation == Some(reign.primary.incarnation) =>
+        {
+            Some(primary)
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn record_promotion(
+    _agreed: &ClusterState,
+    reign: &Reign,
+    seen: &Observations,
+    _now: Time,
+    decision: &mut Decision,
+) {
+    if reign.promotion.is_some() {
+        return;
+    }
+    let Some(primary) = primary_report(reign, seen) else {
+        decision.find("promoting", format!("{} is to become primary of epoch {}", reign.primary.member, reign.epoch));
+        return;
+    };
+    let Some(promotion) = primary.promotion else { return };
+    if primary.timeline != reign.timeline {
+        decision.find("wrong-timeline", format!("it is on timeline {}, not {}", primary.timeline, reign.timeline));
+        return;
+    }
+    let command = Command::RecordPromotion {
+        epoch: reign.epoch,
+        timeline: primary.timeline,
+        promotion,
+        system_identifier: primary.system_identifier,
+    };
+    let reason = format!("{} is primary on timeline {} from {}", reign.primary.member, primary.timeline, promotion.fork);
+    decision.want(command, reason, Vec::new());
+}
+
+/// Opens the door once every former primary is fenced. Keeps S3.
+pub(super) fn open(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
+    if reign.open || !start_allows_opening(agreed) {
+        return;
+    }
+    let mut evidence = Vec::new();
+    for debt in &agreed.fence_debts {
+        match fenced(agreed, seen, debt, reign.epoch) {
+            Fenced::Yes(why) => evidence.push(why),
+            Fenced::At(at) if now >= at => {
+                evidence.push(format!("the right of {} to serve has run out", debt.primary.member));
+            }
+            Fenced::At(at) => {
+                let left = at.since(now);
+                decision.find("waiting-for-lease", format!("{} may still serve for {left} ms", debt.primary.member));
+                decision.wake(at);
+                return;
+            }
+            Fenced::Never(why) => {
+                decision.find("waiting-for-fence", why);
+                return;
+            }
+        }
+    }
+    let reason = format!("{} opens to clients as primary of epoch {}", reign.primary.member, reign.epoch);
+    decision.want(Command::Open { epoch: reign.epoch }, reason, evidence);
+}
+
+/// Closes the older rules on proof; forms the rule anew when it cannot be satisfied but another one could.
+pub(super) fn complete(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
+    let (Some(promotion), false) = (reign.promotion, reign.complete) else { return };
+    let Some(rule) = agreed.newest_rule() else { return };
+    let Some(primary) = primary_report(reign, seen) else { return };
+    if let Some(proof) = &primary.proof
+        && proof.version == rule.version
+        && proof.marker >= promotion.end
+        && rule.setting.satisfied_by(&proof.flushed)
+    {
+        let reason = format!("k of S have flushed {} on the new history", proof.marker);
+        let evidence = proof.flushed.iter().map(|key| format!("{key} has flushed {}", proof.marker)).collect();
+        decision.want(Command::CompleteRule { epoch: reign.epoch, proof: proof.clone() }, reason, evidence);
+        return;
+    }
+    decision.find(
+        "incomplete",
+        format!(
+            "the rules of older epochs stay open until {} of {} have flushed {}",
+            rule.setting.k,
+            super::health::names(&rule.setting.cohort),
+            promotion.end
+        ),
+    );
+    let since = seen.incomplete_since.filter(|(epoch, _)| *epoch == reign.epoch).map_or(now, |(_, at)| at);
+    let patience = 2 * agreed.settings.standby_timeout_ms;
+    decision.wake(since.plus(patience));
+    let streaming: Vec<_> = primary.standbys.iter().filter(|s| s.streaming && agreed.is_counted(&s.key)).collect();
+    let of_rule = streaming.iter().filter(|s| rule.setting.cohort.contains(&s.key)).count() as u64;
+    let k = u64::from(agreed.settings.sync_standbys);
+    if now.since(since) >= patience && of_rule < k && streaming.len() as u64 >= k && agreed.paused.is_none() {
+        // History B7's way out: the primary's own standing closes its reign and all before.
+        let who = super::health::names(streaming.iter().map(|s| &s.key));
+        decision.want(
+            Command::BeginElection { epoch: agreed.epoch.next(), kind: ElectionKind::Renewal, noticed_at: seen.wall },
+            format!("the rule of epoch {} cannot be satisfied, but {who} stream: form it anew", reign.epoch),
+            Vec::new(),
+        );
+    }
+}

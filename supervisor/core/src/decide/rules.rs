@@ -1,0 +1,114 @@
+//! The durability rule inside a reign: who belongs in it, and the next safe step towards that.
+
+use super::{Decision, health::names, reign::primary_report};
+use crate::{
+    cluster::ClusterState,
+    command::Command,
+    id::MemberKey,
+    member::{Member, Tier},
+    observation::Observations,
+    reign::Reign,
+    report::PrimaryReport,
+    rule::Setting,
+    time::Time,
+};
+use std::collections::BTreeSet;
+
+pub(super) fn maintain(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
+    if reign.promotion.is_none() || !reign.complete {
+        return;
+    }
+    let (Some(rule), Some(primary)) = (agreed.newest_rule(), primary_report(reign, seen)) else { return };
+    if let Some(change) = &agreed.change {
+        if let Some(proof) = &primary.proof
+            && proof.version == rule.version
+            && change.to.satisfied_by(&proof.flushed)
+        {
+            let reason = format!("proven at {}: any {} of {}", proof.marker, change.to.k, names(&change.to.cohort));
+            let evidence = proof.flushed.iter().map(|key| format!("{key} has flushed {}", proof.marker)).collect();
+            decision.want(Command::FinishChange { epoch: reign.epoch, proof: proof.clone() }, reason, evidence);
+            return;
+        }
+        // A member of the wished rule may have failed meanwhile: then the wish changes, from the wide rule.
+        let wished = wanted(agreed, reign, primary, seen, now);
+        let blocked = change.to.cohort.iter().filter(|key| !wished.cohort.contains(key)).count() > 0;
+        if blocked && wished != change.to {
+            let reason = format!("a member of the wished rule has failed; now any {} of {}", wished.k, names(&wished.cohort));
+            decision.want(Command::BeginChange { epoch: reign.epoch, to: wished }, reason, Vec::new());
+        } else {
+            decision.find("rule-change", format!("{}; waiting for the proof", change.reason));
+        }
+        decision.wake(now.plus(agreed.settings.standby_timeout_ms / 2));
+        return;
+    }
+    if agreed.paused.is_some() {
+        return;
+    }
+    let wished = wanted(agreed, reign, primary, seen, now);
+    decision.wake(now.plus(agreed.settings.standby_timeout_ms / 2));
+    if (wished.cohort.len() as u64) < u64::from(wished.k) {
+        let text = format!("commits wait: {} can confirm, {} are needed", names(&wished.cohort), wished.k);
+        decision.find("too-few-standbys", text);
+    }
+    if wished == rule.setting {
+        return;
+    }
+    let out: Vec<&MemberKey> = rule.setting.cohort.difference(&wished.cohort).collect();
+    let new: Vec<&MemberKey> = wished.cohort.difference(&rule.setting.cohort).collect();
+    let reason = format!(
+        "any {} of {} (in: {}; out: {})",
+        wished.k,
+        names(&wished.cohort),
+        names(new),
+        names(out)
+    );
+    decision.want(Command::BeginChange { epoch: reign.epoch, to: wished }, reason, Vec::new());
+}
+
+/// Who should be in the rule: standbys of primary and replica tier that stream and keep up; emergency hosts only where
+/// too few of those are left. Nobody leaves a rule that would then be too small: commits wait instead.
+fn wanted(agreed: &ClusterState, reign: &Reign, primary: &PrimaryReport, seen: &Observations, now: Time) -> Setting {
+    let k = agreed.settings.sync_standbys;
+    let current = agreed.newest_rule().map(|rule| rule.setting.cohort.clone()).unwrap_or_default();
+    let eligible = |member: &&Member| {
+        !member.leaving && member.spec.tier != Tier::Backup && member.key() != reign.primary && !agreed.void.contains(&member.key())
+    };
+    let fits = |member: &&Member| {
+        let key = member.key();
+        if current.contains(&key) { keeps_up(agreed, &key, seen, now) } else { caught_up(agreed, &key, primary) }
+    };
+    let of_tier = |emergency: bool| {
+        let tier_fits = move |m: &&Member| (m.spec.tier == Tier::Emergency) == emergency;
+        agreed.members.values().filter(eligible).filter(tier_fits).filter(fits).map(Member::key)
+    };
+    let mut cohort: BTreeSet<MemberKey> = of_tier(false).collect();
+    if (cohort.len() as u64) < u64::from(k) {
+        cohort.extend(of_tier(true));
+    }
+    // Below k nothing is gained by leaving: keep whoever is in it, the ones that count first.
+    for key in &current {
+        let counted = agreed.is_counted(key) && agreed.members.get(&key.member).is_some_and(|m| !m.leaving);
+        if (cohort.len() as u64) < u64::from(k) && counted {
+            cohort.insert(key.clone());
+        }
+    }
+    Setting { cohort, k }
+}
+
+/// A member of the rule stays until it was silent, broken off or too far behind for `standby_timeout_ms`.
+fn keeps_up(agreed: &ClusterState, key: &MemberKey, seen: &Observations, now: Time) -> bool {
+    if !agreed.is_counted(key) {
+        return false;
+    }
+    let last = seen.streaming_ok_at.get(&key.member).copied().unwrap_or_default().max(seen.since);
+    now.since(last) < agreed.settings.standby_timeout_ms + seen.starved_ms
+}
+
+/// A member joins when it streams and lacks less than a quarter of what would throw it out.
+fn caught_up(agreed: &ClusterState, key: &MemberKey, primary: &PrimaryReport) -> bool {
+    primary.standbys.iter().any(|sender| {
+        sender.key == *key
+            && sender.streaming
+            && primary.flush_lsn.bytes_since(sender.flush_lsn) <= agreed.settings.sync_lag_max_bytes / 4
+    })
+}

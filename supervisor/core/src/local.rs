@@ -1,0 +1,139 @@
+//! What an agent knows of its own member: its durable promise and what its PostgreSQL is at this moment.
+
+use crate::{
+    id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, RuleVersion, TimelineId},
+    lease::Right,
+    lsn::Lsn,
+    position::Position,
+    reign::Promotion,
+    report::Adoptable,
+    time::Time,
+};
+use serde::{Deserialize, Serialize};
+
+/// The mark inside a data directory: whose it is. A copy made by pg_basebackup carries its source's mark and so counts
+/// as nobody's until its own is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The member.
+    pub member: MemberId,
+    /// The incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// What an agent has promised, on disk and fsynced before anything acts on it. Keeps S1, S3.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// The newest epoch it obeys; nothing of an older one is done any more.
+    pub epoch: Epoch,
+    /// The newest election for which it sealed.
+    pub sealed: Option<Epoch>,
+    /// The newest epoch as whose primary it ever started or promoted PostgreSQL.
+    pub reigned: Epoch,
+    /// What the promotion of `reigned` brought, once known.
+    pub promotion: Option<Promotion>,
+}
+
+/// The configuration that PostgreSQL was last seen to have in force, after a reload and a look through a new
+/// connection (or at a start).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// The epoch in whose names it is written.
+    pub epoch: Epoch,
+    /// The version of the durability setting, on a primary or an appointee.
+    pub version: Option<RuleVersion>,
+    /// Whether clients may come in.
+    pub door_open: bool,
+    /// Whom it follows.
+    pub upstream: Option<MemberKey>,
+}
+
+/// A running PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Whether it is in recovery: a standby.
+    pub in_recovery: bool,
+    /// Its timeline: of the insertion point on a primary, followed or replayed on a standby.
+    pub timeline: TimelineId,
+    /// WAL flushed: written on a primary, received on a standby.
+    pub flush_lsn: Lsn,
+    /// Whether a walreceiver streams.
+    pub streaming: bool,
+    /// Whether any walreceiver process exists, also one that is only starting.
+    pub walreceiver: bool,
+    /// When the flushed position last moved.
+    pub wal_moved_at: Time,
+}
+
+/// What the agent's PostgreSQL is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LocalPostgres {
+    /// Not looked at yet.
+    Unknown,
+    /// The data directory is empty or missing.
+    NoData,
+    /// It cannot be used; nothing is touched.
+    Unusable {
+        /// Why.
+        why: String,
+    },
+    /// A server that pgvigil did not set up, running.
+    Adoptable(Adoptable),
+    /// There is data; no process works in it.
+    Stopped {
+        /// It died although nobody stopped it.
+        crashed: bool,
+    },
+    /// Processes exist, but it does not answer yet.
+    Starting,
+    /// It answers.
+    Running(Running),
+}
+
+/// The agent's seal as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedAt {
+    /// For which election.
+    pub epoch: Epoch,
+    /// The position read afterwards.
+    pub position: Position,
+}
+
+/// Everything that `reconcile` looks at, beside the agreed state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// The member.
+    pub me: MemberId,
+    /// The mark in the data directory.
+    pub marker: Option<Marker>,
+    /// What it promised.
+    pub promise: Promise,
+    /// What its PostgreSQL is.
+    pub postgres: LocalPostgres,
+    /// The end of its WAL, read from disk while nothing was receiving or writing: its position and the timeline that
+    /// owns the last byte. `None` until read, and again as soon as WAL may have been added.
+    pub wal_end: Option<(Position, TimelineId)>,
+    /// Its seal.
+    pub sealed: Option<SealedAt>,
+    /// `standby.signal` is in place, the upstream empty, both fsynced.
+    pub fence_on_disk: bool,
+    /// The configuration in force.
+    pub in_force: Option<InForce>,
+    /// Its right to serve.
+    pub right: Right,
+    /// When it first held the present agreed election.
+    pub election_since: Option<Time>,
+    /// How long the canary under way has been waiting, in milliseconds.
+    pub canary_waiting_ms: u64,
+    /// How many standbys of the rule the walsenders show as streaming.
+    pub standbys_streaming: u32,
+    /// The settings version for which a proof is complete, if any.
+    pub proven: Option<RuleVersion>,
+    /// A long act is under way.
+    pub busy: bool,
+    /// The last restart request carried out.
+    pub restarted: u64,
+}

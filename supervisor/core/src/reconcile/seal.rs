@@ -1,0 +1,61 @@
+//! The agent during an election: seal, or stand as the primary that still runs, or fetch what the election orders.
+
+use super::{Action, Plan, Upstream, is_counted_directory, runs_as_primary};
+use crate::{
+    cluster::ClusterState,
+    local::{Local, LocalPostgres},
+    member::Member,
+    reign::{Election, ElectionKind},
+    time::Time,
+};
+
+pub(super) fn for_election(
+    agreed: &ClusterState,
+    election: &Election,
+    _member: &Member,
+    local: &Local,
+    now: Time,
+) -> Plan {
+    if runs_as_primary(local) {
+        // What ends a reign was handled before; here the primary stands, and its report says how far it has flushed.
+        return Plan::wait("standing", format!("the election for epoch {} finds this primary running", election.epoch));
+    }
+    if !is_counted_directory(agreed, local) {
+        return Plan::wait("nothing-to-seal", "this data directory does not count");
+    }
+    if let LocalPostgres::Starting | LocalPostgres::NoData | LocalPostgres::Adoptable(_) = local.postgres {
+        return Plan::wait("cannot-seal-yet", "PostgreSQL is starting or has no data");
+    }
+    let last_mine = agreed.reign().is_some_and(|reign| reign.primary.member == local.me);
+    if last_mine && matches!(local.postgres, LocalPostgres::Stopped { .. }) && !local.fence_on_disk {
+        let epoch = local.promise.reigned;
+        return Plan::act(Action::Fence { epoch, polite_ms: 0, why: "it died".to_owned() });
+    }
+    if let Some(plan) = drain(agreed, election, local, now) {
+        return plan;
+    }
+    let Some(sealed) = local.sealed.as_ref().filter(|sealed| sealed.epoch == election.epoch) else {
+        return Plan::act(Action::Seal { epoch: election.epoch });
+    };
+    if let Some(order) = election.catch_up.as_ref().filter(|order| order.member.member == local.me)
+        && sealed.position < order.target
+        && let Some(source) = agreed.members.get(&order.source.member)
+    {
+        let source =
+            Upstream { key: order.source.clone(), host: source.spec.host.clone(), port: source.spec.port };
+        return Plan::act(Action::CatchUp { epoch: election.epoch, source });
+    }
+    Plan::wait("sealed", format!("sealed for epoch {} at {}", election.epoch, sealed.position))
+}
+
+/// In a planned change the standbys first take what the old primary still sends while it stops cleanly; its walsenders
+/// end the stream themselves. Bounded by the standby's own clock.
+fn drain(agreed: &ClusterState, election: &Election, local: &Local, now: Time) -> Option<Plan> {
+    let ElectionKind::Switchover { .. } = election.kind else { return None };
+    let LocalPostgres::Running(running) = &local.postgres else { return None };
+    if !running.walreceiver || local.sealed.as_ref().is_some_and(|sealed| sealed.epoch == election.epoch) {
+        return None;
+    }
+    let end = local.election_since.unwrap_or(now).plus(agreed.settings.switchover_drain_ms);
+    (now < end).then(|| Plan::wait("draining", "taking the last WAL of the old primary").until(end))
+}

@@ -1,0 +1,147 @@
+//! The agent of a standby: follow the primary of the reign, after its own WAL was seen to belong to that history.
+
+use super::{Action, Plan, Upstream, is_counted_directory};
+use crate::{
+    cluster::ClusterState,
+    id::{Epoch, TimelineId},
+    local::{Local, LocalPostgres},
+    lsn::Lsn,
+    member::Member,
+    reign::{Reign, Start},
+    timeline::{Ancestor, TimelineHistory},
+};
+
+pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local) -> Plan {
+    if reign.promotion.is_none() {
+        return Plan::wait("waiting-for-primary", format!("{} is not promoted yet", reign.primary.member));
+    }
+    let Some(primary) = agreed.members.get(&reign.primary.member) else {
+        return Plan::wait("no-primary", "the primary is not a member");
+    };
+    let upstream =
+        Upstream { key: reign.primary.clone(), host: primary.spec.host.clone(), port: primary.spec.port };
+    match &local.postgres {
+        LocalPostgres::NoData if member.used => {
+            Plan::remake("its data directory came back empty")
+        }
+        LocalPostgres::NoData => {
+            Plan::act(Action::Clone { epoch: reign.epoch, upstream, incarnation: member.incarnation })
+        }
+        LocalPostgres::Adoptable(found) => adopt(agreed, member, found),
+        LocalPostgres::Starting => Plan::wait("starting", "PostgreSQL is starting"),
+        _ if !is_counted_directory(agreed, local) => remake(agreed, reign, member, local, upstream),
+        LocalPostgres::Stopped { .. } => match belongs(agreed, reign, local) {
+            Belongs::Yes => Plan::act(Action::StartStandby { epoch: reign.epoch }),
+            other => other.plan(reign.epoch),
+        },
+        LocalPostgres::Running(running) if running.in_recovery => {
+            let in_force = local.in_force.as_ref();
+            if in_force.is_some_and(|f| f.epoch == reign.epoch && f.upstream.as_ref() == Some(&reign.primary) && f.door_open) {
+                return Plan::default();
+            }
+            match belongs(agreed, reign, local) {
+                Belongs::Yes => Plan::act(Action::Follow { epoch: reign.epoch, upstream, key: member.key() }),
+                other => other.plan(reign.epoch),
+            }
+        }
+        _ => Plan::wait("not-a-standby", "PostgreSQL does not run as a standby"),
+    }
+}
+
+fn adopt(agreed: &ClusterState, member: &Member, found: &crate::report::Adoptable) -> Plan {
+    if agreed.system_identifier != Some(found.system_identifier) {
+        return Plan::wait("other-system", "a running server of another system identifier; it is left alone");
+    }
+    if !found.in_recovery {
+        return Plan::wait("second-primary", "a running primary that is not this cluster's; it is left alone: stop it");
+    }
+    if member.used {
+        return Plan::remake("an unmarked data directory stands where a counted one was");
+    }
+    Plan::act(Action::AdoptStandby { incarnation: member.incarnation })
+}
+
+/// The mark is another one than agreed: either a new incarnation was allotted, or the directory came from elsewhere.
+fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, upstream: Upstream) -> Plan {
+    let epoch = reign.epoch;
+    let incarnation = member.incarnation;
+    let older = local.marker.as_ref().is_some_and(|m| m.cluster == agreed.id && m.member == local.me && m.incarnation < incarnation);
+    if !older {
+        if member.used {
+            return Plan::remake("its data directory is not the one that counts");
+        }
+        return Plan::act(Action::Clone { epoch, upstream, incarnation });
+    }
+    // While a rule of an older epoch stands, what is here may still be evidence: clone beside it (history A9).
+    if agreed.rules.iter().any(|rule| rule.epoch < epoch) || !reign.complete {
+        return Plan::act(Action::Clone { epoch, upstream, incarnation });
+    }
+    Plan::act(Action::Rewind { epoch, upstream, incarnation })
+}
+
+enum Belongs {
+    Yes,
+    Unread,
+    No(String),
+}
+
+impl Belongs {
+    fn plan(self, epoch: Epoch) -> Plan {
+        match self {
+            Self::Yes => Plan::default(),
+            Self::Unread => Plan::act(Action::ReadWalEnd { epoch }),
+            Self::No(why) => Plan::remake(why),
+        }
+    }
+}
+
+/// History A6: a member takes the synchronous name of an epoch only after its WAL was verified to end at or before the
+/// fork, because PostgreSQL compares LSNs without timelines. Keeps S1.
+fn belongs(agreed: &ClusterState, reign: &Reign, local: &Local) -> Belongs {
+    let Some((position, owner)) = local.wal_end else { return Belongs::Unread };
+    let history = history_of(agreed, reign);
+    let first = agreed.reigns.first().map_or(TimelineId(0), |reign| reign.timeline);
+    if owner < first || history.contains(owner, position.lsn) {
+        return Belongs::Yes;
+    }
+    match history.switch_point(owner) {
+        Some(fork) => Belongs::No(format!("its WAL goes on to {} on timeline {owner}, which ended at {fork}", position.lsn)),
+        None => Belongs::No(format!("its WAL ends on timeline {owner}, which is not in the history of {}", reign.timeline)),
+    }
+}
+
+/// The history of a reign's timeline as agreed: each promotion left the timeline of the reign from which its appointee
+/// came. A branch that was never promoted is nobody's ancestor.
+#[must_use]
+pub(crate) fn history_of(agreed: &ClusterState, reign: &Reign) -> TimelineHistory {
+    let mut ancestors: Vec<Ancestor> = Vec::new();
+    let mut child = reign.timeline;
+    let mut end: Option<Lsn> = None;
+    for r in agreed.reigns.iter().rev().filter(|r| r.epoch <= reign.epoch) {
+        if r.timeline == child {
+            if r.start == Start::Promote {
+                end = r.promotion.map(|promotion| promotion.fork);
+            }
+            continue;
+        }
+        // The appointee's own seal says on which reign's timeline it stood when it was promoted.
+        if let Some(fork) = end
+            && r.promotion.is_some()
+            && parent_of(agreed, child) == Some(r.timeline)
+        {
+            ancestors.push(Ancestor { timeline: r.timeline, end: fork });
+            child = r.timeline;
+            end = (r.start == Start::Promote).then(|| r.promotion.map(|promotion| promotion.fork)).flatten();
+        }
+    }
+    ancestors.reverse();
+    TimelineHistory { timeline: reign.timeline, ancestors }
+}
+
+/// The timeline on which the appointee of `timeline` stood when it sealed.
+fn parent_of(agreed: &ClusterState, timeline: TimelineId) -> Option<TimelineId> {
+    let reign = agreed.reigns.iter().find(|r| r.timeline == timeline && r.start == Start::Promote)?;
+    let seal = reign.seals.iter().find(|seal| seal.key == reign.primary)?;
+    let began = seal.position.epoch;
+    agreed.reigns.iter().find(|r| r.epoch == began).map(|r| r.timeline)
+}
