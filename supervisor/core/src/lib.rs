@@ -21,6 +21,7 @@ pub mod local;
 pub mod lsn;
 pub mod member;
 pub mod observation;
+pub mod placement;
 pub mod position;
 pub mod quorum;
 pub mod reconcile;

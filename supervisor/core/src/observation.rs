@@ -1,8 +1,10 @@
 //! What the leader has seen: reports with the leader's own arrival times. Late, partial, and never agreed.
 
 use crate::{
+    cluster::ClusterState,
+    command::Command,
     id::{ClusterId, Epoch, MemberId, NodeId},
-    report::Report,
+    report::{PostgresReport, Report},
     time::{Time, WallTime},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,5 +61,62 @@ impl Observations {
     #[must_use]
     pub fn silence(&self, member: &MemberId, now: Time) -> u64 {
         now.since(self.reports.get(member).map_or(self.since, |seen| seen.at.max(self.since)))
+    }
+}
+
+impl Observations {
+    /// What a node knows when it becomes leader: nothing.
+    #[must_use]
+    pub fn new(me: NodeId, since: Time) -> Self {
+        Self { me, since, ..Self::default() }
+    }
+
+    /// Takes in a report that arrived at `at`. A report that is older than the newest one of its member is dropped.
+    pub fn receive(&mut self, agreed: Option<&ClusterState>, report: Report, at: Time) {
+        let member = report.spec.member.clone();
+        if let Some(agreed) = agreed {
+            self.note_senders(agreed, &report, at);
+        }
+        self.reports.insert(member, Seen { report, at });
+    }
+
+    fn note_senders(&mut self, agreed: &ClusterState, report: &Report, at: Time) {
+        let PostgresReport::Primary(primary) = &report.postgres else { return };
+        if agreed.reign().is_none_or(|reign| reign.epoch != primary.epoch) {
+            return;
+        }
+        for sender in primary.standbys.iter().filter(|sender| sender.streaming && agreed.is_counted(&sender.key)) {
+            let behind = primary.flush_lsn.bytes_since(sender.flush_lsn);
+            if behind <= agreed.settings.sync_lag_max_bytes {
+                self.streaming_ok_at.insert(sender.key.member.clone(), at);
+            }
+        }
+    }
+
+    /// Keeps the times from which patience counts; called before each decision.
+    pub fn notice(&mut self, agreed: &ClusterState, now: Time) {
+        fn first_seen(slot: &mut Option<(Epoch, Time)>, epoch: Option<Epoch>, now: Time) {
+            *slot = epoch.map(|epoch| match *slot {
+                Some((of, at)) if of == epoch => (of, at),
+                _ => (epoch, now),
+            });
+        }
+        let reign = agreed.reign_in_force();
+        first_seen(&mut self.election_seen, agreed.election.as_ref().map(|e| e.epoch), now);
+        first_seen(&mut self.appointed_seen, reign.map(|r| r.epoch), now);
+        let incomplete = reign.filter(|r| r.promotion.is_some() && !r.complete).map(|r| r.epoch);
+        first_seen(&mut self.incomplete_since, incomplete, now);
+    }
+
+    /// Remembers, for an appointment that this leader is about to propose, when its sealed members last took WAL: no
+    /// canary of the old reign that was acknowledged can have begun later (history A15). Keeps S3.
+    pub fn appointing(&mut self, command: &Command) {
+        let Command::Appoint { epoch, seals, .. } = command else { return };
+        let quiet = seals.iter().filter_map(|seal| {
+            let seen = self.reports.get(&seal.key.member)?;
+            let report = seen.report.seal.as_ref().filter(|r| r.seal.epoch == *epoch)?;
+            Some(seen.at.minus(report.quiet_ms))
+        });
+        self.seals_quiet = quiet.max().map(|at| (*epoch, at));
     }
 }
