@@ -1,0 +1,385 @@
+//! Goal: each refusal that keeps a safety property is there. Method: a small world of three members is driven through
+//! commands by name; each test names the history of the protocol review that it forbids.
+
+use super::*;
+use crate::{
+    command::{Actor, Proof, RefusalCode},
+    id::{ClusterId, Epoch, MemberId, MemberKey, NodeId, RuleVersion, TimelineId},
+    invariant,
+    lsn::Lsn,
+    member::{MemberSpec, Tier},
+    position::Position,
+    reign::{ElectionKind, Promotion, Seal, SealKind, Start},
+    rule::Setting,
+    settings::Settings,
+    time::WallTime,
+};
+use std::collections::BTreeSet;
+
+pub(crate) struct World {
+    pub(crate) state: State,
+}
+
+impl World {
+    pub(crate) fn new(members: usize) -> Self {
+        let mut world = Self { state: State::default() };
+        let expect = (0..members).map(name).collect();
+        world.must(Command::CreateCluster { settings: Settings::default(), expect });
+        for number in 0..members {
+            world.must(Command::RegisterMember { spec: spec(number, Tier::Replica) });
+        }
+        world
+    }
+
+    /// Member 0 is the open primary of epoch 1; members 1.. are in the rule.
+    fn serving(members: usize, k: u32) -> Self {
+        let mut world = Self::new(members);
+        let primary = world.key(0);
+        world.must(Command::Found {
+            primary,
+            start: Start::Initdb,
+            timeline: TimelineId(1),
+            system_identifier: None,
+            setting: Setting::new(1, []),
+        });
+        world.promoted(1, 1, 100);
+        world.must(Command::Open { epoch: Epoch(1) });
+        let cohort: Vec<_> = (1..members).map(|n| world.key(n)).collect();
+        world.change(Setting::new(1, cohort.clone()));
+        if k > 1 {
+            world.change(Setting::new(k, cohort));
+        }
+        world
+    }
+
+    fn change(&mut self, to: Setting) {
+        let epoch = self.cluster().reign().unwrap().epoch;
+        self.must(Command::BeginChange { epoch, to: to.clone() });
+        if self.cluster().change.is_some() {
+            let version = self.cluster().newest_rule().unwrap().version;
+            let proof = Proof { version, marker: Lsn(200), flushed: to.cohort };
+            self.must(Command::FinishChange { epoch, proof });
+        }
+    }
+
+    fn promoted(&mut self, epoch: u64, timeline: u32, at: u64) {
+        self.must(Command::RecordPromotion {
+            epoch: Epoch(epoch),
+            timeline: TimelineId(timeline),
+            promotion: Promotion { fork: Lsn(at), end: Lsn(at) },
+            system_identifier: 7,
+        });
+    }
+
+    fn begin(&mut self, epoch: u64) {
+        self.must(begin(epoch, ElectionKind::Failover));
+    }
+
+    pub(crate) fn cluster(&self) -> &ClusterState {
+        &self.state.clusters[&ClusterId::from("c")]
+    }
+
+    fn key(&self, number: usize) -> MemberKey {
+        self.cluster().key_of(&name(number)).unwrap()
+    }
+
+    fn seal(&self, epoch: u64, number: usize, at: (u64, u64)) -> Seal {
+        let position = Position::new(Epoch(at.0), Lsn(at.1));
+        Seal { epoch: Epoch(epoch), key: self.key(number), position, kind: SealKind::Sealed }
+    }
+
+    fn appoint(&self, epoch: u64, number: usize, timeline: u32, seals: Vec<Seal>) -> Command {
+        let primary = self.key(number);
+        let cohort: Vec<_> = seals.iter().map(|s| s.key.clone()).filter(|k| *k != primary).collect();
+        Command::Appoint {
+            epoch: Epoch(epoch),
+            primary,
+            start: Start::Promote,
+            timeline: TimelineId(timeline),
+            setting: Setting::new(1, cohort),
+            seals,
+        }
+    }
+
+    pub(crate) fn try_it(&mut self, command: Command) -> Outcome {
+        let before = self.state.clone();
+        let proposal = Proposal {
+            cluster: ClusterId::from("c"),
+            based_on: None,
+            at: WallTime(1),
+            by: Actor::Controller(NodeId(1)),
+            reason: "test".to_owned(),
+            evidence: Vec::new(),
+            command,
+        };
+        let outcome = apply(&mut self.state, &proposal);
+        if matches!(outcome, Outcome::Refused(_)) {
+            assert_eq!(before, self.state, "a refused command changed something");
+        }
+        invariant::check(self.cluster()).unwrap();
+        outcome
+    }
+
+    fn must(&mut self, command: Command) {
+        let outcome = self.try_it(command);
+        assert!(matches!(outcome, Outcome::Agreed { .. }), "{outcome:?}");
+    }
+
+    fn refused(&mut self, command: Command) -> RefusalCode {
+        match self.try_it(command) {
+            Outcome::Refused(refusal) => refusal.code,
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+}
+
+fn name(number: usize) -> MemberId {
+    MemberId(format!("m{number}"))
+}
+
+fn spec(number: usize, tier: Tier) -> MemberSpec {
+    let port = 5000 + u16::try_from(number).unwrap();
+    let node = NodeId(number as u64 + 1);
+    MemberSpec { member: name(number), tier, priority: 100, host: "h".to_owned(), port, node }
+}
+
+fn begin(epoch: u64, kind: ElectionKind) -> Command {
+    Command::BeginElection { epoch: Epoch(epoch), kind, noticed_at: WallTime(0) }
+}
+
+/// Model, "seal threshold one lower": any 1 of two needs both.
+#[test]
+fn one_seal_of_two_is_not_enough() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let command = world.appoint(2, 2, 2, vec![world.seal(2, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::TooFewSeals);
+    let command = world.appoint(2, 2, 2, vec![world.seal(2, 1, (1, 300)), world.seal(2, 2, (1, 300))]);
+    world.must(command);
+}
+
+/// Model, "appointing without catching up".
+#[test]
+fn an_appointee_that_lacks_wal_is_refused() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let seals = vec![world.seal(2, 1, (1, 301)), world.seal(2, 2, (1, 300))];
+    let command = world.appoint(2, 2, 2, seals.clone());
+    assert_eq!(world.refused(command), RefusalCode::Behind);
+    let command = world.appoint(2, 1, 2, seals);
+    world.must(command);
+}
+
+/// Model, "choosing by LSN only": the epoch comes first.
+#[test]
+fn a_longer_but_older_history_loses() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let seals = vec![world.seal(2, 1, (1, 300)), world.seal(2, 2, (1, 300))];
+    let command = world.appoint(2, 1, 2, seals);
+    world.must(command);
+    world.promoted(2, 2, 300);
+    world.begin(3);
+    // Member 2 holds one record of timeline 2, member 0 a longer dead branch of timeline 1.
+    let seals = vec![world.seal(3, 0, (1, 900)), world.seal(3, 1, (2, 310)), world.seal(3, 2, (2, 320))];
+    let command = world.appoint(3, 0, 3, seals.clone());
+    assert_eq!(world.refused(command), RefusalCode::Behind);
+    let command = world.appoint(3, 2, 3, seals);
+    world.must(command);
+}
+
+/// Model `nojoint`: the old rule counts until k' of S' have the new history.
+#[test]
+fn the_old_rule_stays_open_until_complete() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let command = world.appoint(2, 0, 1, vec![world.seal(2, 0, (1, 300))]);
+    let Command::Appoint { epoch, primary, timeline, setting, seals, .. } = command else { unreachable!() };
+    let setting = Setting { cohort: [world.key(2)].into(), ..setting };
+    world.must(Command::Appoint { epoch, primary, start: Start::Continue, timeline, setting, seals });
+    world.begin(3);
+    let command = world.appoint(3, 2, 2, vec![world.seal(3, 2, (1, 50))]);
+    assert_eq!(world.refused(command), RefusalCode::BadSeal, "it was proven at 200 before");
+    let command = world.appoint(3, 2, 2, vec![world.seal(3, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::TooFewSeals);
+}
+
+/// History B3: the old primary's own seal stands alone, but the appointee must have what it has.
+#[test]
+fn the_old_primarys_own_seal_stands_alone() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let seals = vec![world.seal(2, 0, (1, 310)), world.seal(2, 2, (1, 300))];
+    let command = world.appoint(2, 2, 2, seals);
+    assert_eq!(world.refused(command), RefusalCode::Behind);
+    let seals = vec![world.seal(2, 0, (1, 310)), world.seal(2, 2, (1, 310))];
+    let command = world.appoint(2, 2, 2, seals);
+    world.must(command);
+}
+
+/// History A9, model `wipecount`: a data directory made anew stays in the rule, never to be sealed.
+#[test]
+fn a_wiped_member_does_not_count() {
+    let mut world = World::serving(3, 1);
+    let old = world.key(1);
+    world.must(Command::NewIncarnation { member: name(1), replaces: old.incarnation });
+    world.begin(2);
+    let mut stale = world.seal(2, 1, (1, 300));
+    stale.key = old;
+    let command = world.appoint(2, 2, 2, vec![stale, world.seal(2, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::BadSeal);
+    let command = world.appoint(2, 2, 2, vec![world.seal(2, 1, (1, 0)), world.seal(2, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::TooFewSeals);
+}
+
+/// History A7.
+#[test]
+fn a_timeline_is_never_allotted_twice() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let command = world.appoint(2, 1, 2, vec![world.seal(2, 1, (1, 300)), world.seal(2, 2, (1, 300))]);
+    world.must(command);
+    world.begin(3);
+    let seals = vec![world.seal(3, 1, (1, 300)), world.seal(3, 2, (1, 300))];
+    let command = world.appoint(3, 2, 2, seals.clone());
+    assert_eq!(world.refused(command), RefusalCode::TimelineTaken);
+    let command = world.appoint(3, 2, 3, seals);
+    world.must(command);
+}
+
+/// Seals are per election number.
+#[test]
+fn a_seal_of_another_election_does_not_count() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    world.begin(3);
+    let command = world.appoint(3, 2, 2, vec![world.seal(2, 1, (1, 300)), world.seal(3, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::BadSeal);
+}
+
+/// S3: the primary before is owed a fence from its replacement on.
+#[test]
+fn the_primary_before_is_owed_a_fence() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let command = world.appoint(2, 1, 2, vec![world.seal(2, 1, (1, 300)), world.seal(2, 2, (1, 300))]);
+    world.must(command);
+    assert_eq!(world.cluster().fence_debts.len(), 1);
+    assert_eq!(world.refused(Command::Open { epoch: Epoch(2) }), RefusalCode::WrongPhase);
+    world.promoted(2, 2, 300);
+    world.must(Command::Open { epoch: Epoch(2) });
+    assert!(world.cluster().fence_debts.is_empty());
+}
+
+/// PostgreSQL's trap: a crashed primary that restarts shows rows that nobody acknowledged.
+#[test]
+fn a_restarted_primary_stays_closed_until_k_have_its_end_of_recovery() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let seals = vec![world.seal(2, 0, (1, 400)), world.seal(2, 1, (1, 300))];
+    let setting = Setting::new(1, [world.key(1)]);
+    let primary = world.key(0);
+    let timeline = TimelineId(1);
+    world.must(Command::Appoint { epoch: Epoch(2), primary, start: Start::Continue, timeline, setting, seals });
+    world.promoted(2, 1, 400);
+    assert_eq!(world.refused(Command::Open { epoch: Epoch(2) }), RefusalCode::NotFenced);
+    let early = Proof { version: RuleVersion(1), marker: Lsn(399), flushed: [world.key(1)].into() };
+    assert_eq!(world.refused(Command::CompleteRule { epoch: Epoch(2), proof: early }), RefusalCode::BadProof);
+    let proof = Proof { version: RuleVersion(1), marker: Lsn(400), flushed: [world.key(1)].into() };
+    world.must(Command::CompleteRule { epoch: Epoch(2), proof });
+    world.must(Command::Open { epoch: Epoch(2) });
+}
+
+/// Histories A1, A2: a strengthening is agreed only on its proof; until then the wide rule counts.
+#[test]
+fn a_rule_is_narrowed_only_on_proof() {
+    let mut world = World::serving(3, 1);
+    let to = Setting::new(1, [world.key(2)]);
+    world.must(Command::BeginChange { epoch: Epoch(1), to });
+    assert_eq!(world.cluster().newest_rule().unwrap().setting.cohort.len(), 2, "the wide rule holds");
+    world.begin(2);
+    let command = world.appoint(2, 2, 2, vec![world.seal(2, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::TooFewSeals);
+}
+
+/// A change that is redirected while it is under way covers what any walsender may hold.
+#[test]
+fn a_redirected_change_stays_wide() {
+    let mut world = World::serving(4, 1);
+    let (b, c, d) = (world.key(1), world.key(2), world.key(3));
+    world.must(Command::BeginChange { epoch: Epoch(1), to: Setting::new(2, [b.clone(), c]) });
+    world.must(Command::BeginChange { epoch: Epoch(1), to: Setting::new(1, [b.clone(), d]) });
+    let rule = world.cluster().newest_rule().unwrap();
+    assert_eq!((rule.setting.cohort.len(), rule.setting.k), (3, 1));
+    assert!(world.cluster().change.is_some());
+    let stale = Proof { version: RuleVersion(rule.version.0 - 1), marker: Lsn(300), flushed: [b].into() };
+    assert_eq!(world.refused(Command::FinishChange { epoch: Epoch(1), proof: stale }), RefusalCode::BadProof);
+}
+
+/// History A16: given up members are void, and the incident says that data may be lost.
+#[test]
+fn a_forced_failover_names_what_it_gives_up() {
+    let mut world = World::serving(3, 1);
+    let kind = ElectionKind::Forced { to: None, old_primary_is_off: true, give_up: BTreeSet::from([name(1)]) };
+    world.must(begin(2, kind));
+    assert!(world.cluster().incidents.last().unwrap().possible_data_loss);
+    let command = world.appoint(2, 2, 2, vec![world.seal(2, 1, (1, 300)), world.seal(2, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::BadSeal, "void for good");
+    let command = world.appoint(2, 2, 2, vec![world.seal(2, 2, (1, 300))]);
+    world.must(command);
+    assert!(world.cluster().fence_debts.iter().all(|debt| debt.asserted_off));
+}
+
+/// History B6: with k = 0 only the primary's own seal, or force, ends the reign.
+#[test]
+fn an_adopted_cluster_without_a_rule_cannot_fail_over() {
+    let mut world = World::new(3);
+    let primary = world.key(0);
+    world.must(Command::Found {
+        primary,
+        start: Start::Adopt,
+        timeline: TimelineId(4),
+        system_identifier: Some(7),
+        setting: Setting::new(0, []),
+    });
+    world.promoted(1, 4, 100);
+    world.begin(2);
+    let command = world.appoint(2, 1, 5, vec![world.seal(2, 1, (1, 300)), world.seal(2, 2, (1, 300))]);
+    assert_eq!(world.refused(command), RefusalCode::TooFewSeals);
+    let command = world.appoint(2, 1, 5, vec![world.seal(2, 0, (1, 300)), world.seal(2, 1, (1, 300))]);
+    world.must(command);
+}
+
+#[test]
+fn two_members_cannot_share_a_name_or_an_address() {
+    let mut world = World::new(2);
+    let mut other = spec(0, Tier::Replica);
+    other.node = NodeId(9);
+    assert_eq!(world.refused(Command::RegisterMember { spec: other }), RefusalCode::NameTaken);
+    let mut same_place = spec(7, Tier::Replica);
+    same_place.port = 5000;
+    assert_eq!(world.refused(Command::RegisterMember { spec: same_place }), RefusalCode::NameTaken);
+    let mut odd = spec(8, Tier::Replica);
+    odd.member = MemberId::from("A b");
+    assert_eq!(world.refused(Command::RegisterMember { spec: odd }), RefusalCode::BadValue);
+}
+
+#[test]
+fn a_paused_cluster_begins_no_failover() {
+    let mut world = World::serving(3, 1);
+    world.must(Command::Pause);
+    assert_eq!(world.refused(begin(2, ElectionKind::Failover)), RefusalCode::Paused);
+    world.must(begin(2, ElectionKind::Switchover { to: None }));
+}
+
+/// History B8: after a pause time alone does not fence, until the guard is confirmed.
+#[test]
+fn a_primary_that_was_paused_is_owed_a_real_fence() {
+    let mut world = World::serving(3, 1);
+    world.must(Command::Pause);
+    world.must(Command::Resume);
+    world.begin(2);
+    let command = world.appoint(2, 1, 2, vec![world.seal(2, 1, (1, 300)), world.seal(2, 2, (1, 300))]);
+    world.must(command);
+    assert!(world.cluster().fence_debts[0].unguarded);
+}

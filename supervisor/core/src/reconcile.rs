@@ -7,6 +7,8 @@ mod primary;
 mod seal;
 mod standby;
 
+pub use standby::history_of;
+
 use crate::{
     cluster::ClusterState,
     decide::Finding,

@@ -204,3 +204,17 @@ pub struct SenderReport {
     /// Whether PostgreSQL counts it under the setting in force.
     pub counted: bool,
 }
+
+/// What the leader answers to a report, after a quorum confirmed that it still leads. Keeps S5.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The agreed state, when it is newer than the one the report named. An agent never goes back to an older one.
+    pub state: Option<Box<crate::cluster::ClusterState>>,
+    /// The lease is renewed as of the sending of this heartbeat.
+    pub renewed: Option<u64>,
+    /// Why this agent is not listened to.
+    pub refused: Option<String>,
+}
+
+/// The format of [`Report`] and [`Answer`] on the wire.
+pub const WIRE_FORMAT: u32 = 1;

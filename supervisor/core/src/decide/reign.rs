@@ -25,13 +25,22 @@ pub(super) fn primary_report<'a>(reign: &Reign, seen: &'a Observations) -> Optio
 }
 
 pub(super) fn record_promotion(
-    _agreed: &ClusterState,
+    agreed: &ClusterState,
     reign: &Reign,
     seen: &Observations,
-    _now: Time,
+    now: Time,
     decision: &mut Decision,
 ) {
     if reign.promotion.is_some() {
+        return;
+    }
+    let since = seen.appointed_seen.filter(|(epoch, _)| *epoch == reign.epoch).map_or(now, |(_, at)| at);
+    let overdue = now.since(since) > agreed.settings.restart_timeout_ms;
+    if overdue && agreed.paused.is_none() && agreed.settings.automatic_failover && agreed.reigns.len() > 1 {
+        let what = format!("{} did not become primary within {} ms", reign.primary.member, now.since(since));
+        let command =
+            Command::BeginElection { epoch: agreed.epoch.next(), kind: ElectionKind::Failover, noticed_at: seen.wall };
+        decision.want(command, what, Vec::new());
         return;
     }
     let Some(primary) = primary_report(reign, seen) else {

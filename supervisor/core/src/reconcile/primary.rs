@@ -67,7 +67,8 @@ fn right_ran_out(agreed: &ClusterState, local: &Local, now: Time) -> Option<Plan
 
 pub(super) fn reign(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, now: Time) -> Plan {
     let epoch = reign.epoch;
-    if local.promise.reigned == epoch && !runs_as_primary(local) {
+    let promoting = matches!(&local.postgres, LocalPostgres::Running(r) if r.in_recovery) && reign.promotion.is_none();
+    if local.promise.reigned == epoch && !runs_as_primary(local) && !promoting {
         // It was begun and is no longer there: this reign is over; the leader decides what comes next.
         return gone(local, epoch);
     }

@@ -113,7 +113,7 @@ fn belongs(agreed: &ClusterState, reign: &Reign, local: &Local) -> Belongs {
 /// The history of a reign's timeline as agreed: each promotion left the timeline of the reign from which its appointee
 /// came. A branch that was never promoted is nobody's ancestor.
 #[must_use]
-pub(crate) fn history_of(agreed: &ClusterState, reign: &Reign) -> TimelineHistory {
+pub fn history_of(agreed: &ClusterState, reign: &Reign) -> TimelineHistory {
     let mut ancestors: Vec<Ancestor> = Vec::new();
     let mut child = reign.timeline;
     let mut end: Option<Lsn> = None;

@@ -1,0 +1,161 @@
+//! Goal: whatever the store has reported durable survives a crash between any two of its writes, and nothing else
+//! than a prefix of what was done survives.
+//!
+//! Method: a child process (this test binary again) works through a script and aborts at the n-th write point; for
+//! every n the parent reopens what is left. Once as after a crash of the process, and once as after a loss of power,
+//! with everything cut off that was not flushed. In both cases the store must equal the model after some step that is
+//! neither earlier than the last one that had to be durable nor later than the one under way.
+
+mod common;
+
+use common::{Model, Step, copy, perform, reopen, write_ahead_logs};
+use pgvigil_raft_store::{WritePoint, open};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const DIRECTORY: &str = "PGVIGIL_TEST_CRASH_DIRECTORY";
+const AT: &str = "PGVIGIL_TEST_CRASH_AT";
+
+/// Every kind of write, and the orders in which openraft uses them.
+const SCRIPT: [Step; 24] = [
+    Step::Vote(1),
+    Step::Append { term: 1, from: 0, to: 0 },
+    Step::Append { term: 1, from: 1, to: 5 },
+    Step::Commit(3),
+    Step::Apply(3),
+    Step::Vote(2),
+    Step::Truncate(4),
+    Step::Append { term: 2, from: 5, to: 9 },
+    Step::Commit(9),
+    Step::Apply(7),
+    Step::Snapshot,
+    Step::Purge(5),
+    Step::Apply(9),
+    Step::Append { term: 2, from: 10, to: 60 },
+    Step::Commit(60),
+    Step::Apply(60),
+    Step::Snapshot,
+    Step::Purge(58),
+    Step::Vote(3),
+    Step::Truncate(60),
+    Step::Install { term: 3, index: 100 },
+    Step::Purge(100),
+    Step::Append { term: 3, from: 101, to: 103 },
+    Step::Apply(102),
+];
+
+#[test]
+fn nothing_reported_is_lost_between_any_two_writes() {
+    let mut crashes = 0;
+    for at in 1.. {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let done = run_child(directory.path(), at);
+        let store = directory.path().join("raft");
+
+        let cut = directory.path().join("raft-after-power-loss");
+        copy(&store, &cut);
+        cut_unflushed(directory.path(), &cut);
+        let durable = (0..done.len()).rev().find(|k| SCRIPT[*k].is_flushed()).map_or(0, |k| k + 1);
+        check(&cut, durable, done.len(), &format!("power lost at point {at}"));
+        check(&store, done.len(), done.len(), &format!("process killed at point {at}"));
+
+        if done.len() == SCRIPT.len() {
+            assert!(crashes > SCRIPT.len() * 2, "the script has more write points than {crashes}");
+            return;
+        }
+        crashes += 1;
+    }
+}
+
+/// Runs the script in a child that dies at the given write point; returns the steps that it reported.
+fn run_child(directory: &Path, at: u64) -> Vec<u64> {
+    let output = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(DIRECTORY, directory)
+        .env(AT, at.to_string())
+        .env("RUST_BACKTRACE", "0")
+        .stderr(Stdio::piped())
+        .output()
+        .expect("the child runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let done: Vec<u64> = text.lines().filter_map(|l| l.strip_prefix("done ")?.parse().ok()).collect();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || !errors.contains("panicked"), "the child failed at point {at}: {errors}");
+    assert_eq!(done, (0..done.len() as u64).collect::<Vec<_>>(), "{text}");
+    done
+}
+
+/// Cuts every write-ahead log back to what was flushed when the child died.
+fn cut_unflushed(directory: &Path, store: &Path) {
+    let flushed = std::fs::read_to_string(directory.join("flushed")).expect("the child wrote it");
+    for line in flushed.lines() {
+        let (name, size) = line.split_once(' ').expect("name and size");
+        let file = std::fs::OpenOptions::new().write(true).open(store.join("db").join(name)).expect("it exists");
+        file.set_len(size.parse().expect("a number")).expect("it can be cut");
+    }
+}
+
+/// Reopens a store and compares it with the model after each permitted number of steps.
+fn check(store: &Path, at_least: usize, done: usize, when: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let found = runtime.block_on(async {
+        let mut store = reopen(store);
+        let found = Model::of(&mut store).await;
+        // It is not only readable: it goes on.
+        perform(&mut store, Step::Vote(9)).await;
+        found
+    });
+    let mut model = Model::default();
+    let mut permitted = Vec::new();
+    for taken in 0..=SCRIPT.len().min(done + 1) {
+        if taken >= at_least {
+            permitted.push(model.clone());
+        }
+        if let Some(step) = SCRIPT.get(taken) {
+            model.take(*step);
+        }
+    }
+    assert!(permitted.contains(&found), "{when}, after {done} steps: found {found:?}, permitted {permitted:#?}");
+}
+
+/// The child: does nothing unless started by the test above.
+#[test]
+fn child() {
+    let (Ok(directory), Ok(at)) = (std::env::var(DIRECTORY), std::env::var(AT)) else { return };
+    let (directory, at) = (Path::new(&directory).to_owned(), at.parse::<u64>().expect("a number"));
+    let store = directory.join("raft");
+    let passed = AtomicU64::new(0);
+    let (notes, logs) = (directory.join("flushed"), store.clone());
+    let probe = move |point| {
+        if passed.fetch_add(1, Ordering::SeqCst) + 1 == at {
+            std::process::abort();
+        }
+        if point == WritePoint::Flushed {
+            note_flushed(&notes, &logs);
+        }
+    };
+    let (mut opened, _) = open(&store, 1, Some(Arc::new(probe))).expect("the store opens");
+    note_flushed(&directory.join("flushed"), &store);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        for (k, step) in SCRIPT.iter().enumerate() {
+            perform(&mut opened, *step).await;
+            // On a line of its own: the test harness has begun one.
+            println!("\ndone {k}");
+            std::io::stdout().flush().expect("the parent listens");
+        }
+    });
+}
+
+/// Notes how long each write-ahead log is. Called when all of it is flushed.
+fn note_flushed(notes: &Path, store: &Path) {
+    let mut text = String::new();
+    for log in write_ahead_logs(store) {
+        let size = std::fs::metadata(&log).expect("it exists").len();
+        text.push_str(&format!("{} {size}\n", log.file_name().expect("a name").to_string_lossy()));
+    }
+    std::fs::write(notes, text).expect("written");
+}

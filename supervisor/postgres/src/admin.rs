@@ -1,0 +1,119 @@
+//! Small acts over SQL: roles, slots, ending sessions.
+
+use crate::{
+    conf_text::{identifier, literal},
+    link::{Link, QueryError, parse},
+};
+use pgvigil_core::lsn::Lsn;
+use std::time::Duration;
+
+/// What pg_rewind calls on its source (its documentation lists them for a role without superuser rights).
+const REWIND_FUNCTIONS: [&str; 4] = [
+    "pg_catalog.pg_ls_dir(text, boolean, boolean)",
+    "pg_catalog.pg_stat_file(text, boolean)",
+    "pg_catalog.pg_read_binary_file(text)",
+    "pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)",
+];
+
+impl Link {
+    /// Creates or updates the replication role: it may log in, replicate, and run what pg_rewind needs. On a primary
+    /// only. Only the SCRAM verifier of `password` leaves this process, so no log shows the password.
+    pub async fn ensure_replication_role(&self, role: &str, password: &str, limit: Duration) -> Result<(), QueryError> {
+        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+        let name = identifier(role);
+        let exists = format!("SELECT count(*) FROM pg_roles WHERE rolname = {}", literal(role));
+        let verb =
+            if self.value("look for the replication role", &exists, limit).await? == "0" { "CREATE" } else { "ALTER" };
+        let mut sql = format!("{verb} ROLE {name} LOGIN REPLICATION PASSWORD {};", literal(&verifier));
+        for function in REWIND_FUNCTIONS {
+            sql += &format!("GRANT EXECUTE ON FUNCTION {function} TO {name};");
+        }
+        self.execute("create the replication role", &sql, limit).await
+    }
+
+    /// Creates a physical slot that keeps WAL from now on; one that exists is kept. Works on a standby too.
+    pub async fn ensure_physical_slot(&self, slot: &str, limit: Duration) -> Result<(), QueryError> {
+        let slot = literal(slot);
+        let sql = format!(
+            "SELECT pg_create_physical_replication_slot({slot}, true) \
+             WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {slot})"
+        );
+        self.execute("create a replication slot", &sql, limit).await
+    }
+
+    /// Drops a slot; an absent one is success. Fails while a process uses it.
+    pub async fn drop_slot(&self, slot: &str, limit: Duration) -> Result<(), QueryError> {
+        let sql = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {}",
+            literal(slot)
+        );
+        self.execute("drop a replication slot", &sql, limit).await
+    }
+
+    /// Moves an unused physical slot forward to `to`, so that it holds back no older WAL. A slot that is in use or
+    /// already there is left alone.
+    pub async fn advance_slot(&self, slot: &str, to: Lsn, limit: Duration) -> Result<(), QueryError> {
+        let sql = format!(
+            "SELECT pg_replication_slot_advance(slot_name, '{to}') FROM pg_replication_slots \
+             WHERE slot_name = {} AND active_pid IS NULL AND restart_lsn < '{to}'",
+            literal(slot)
+        );
+        self.execute("advance a replication slot", &sql, limit).await
+    }
+
+    /// Asks one server process to end; `false` when there is none with that pid.
+    pub async fn terminate_backend(&self, pid: i32, limit: Duration) -> Result<bool, QueryError> {
+        let sql = format!("SELECT pg_terminate_backend({pid})");
+        Ok(self.value("terminate a backend", &sql, limit).await? == "t")
+    }
+
+    /// Asks every client backend to end, except this connection and `keep`; returns how many were asked. Those that
+    /// wait for standbys commit locally with a warning: never do this on a primary that may survive without its door
+    /// being closed for good.
+    pub async fn terminate_clients(&self, keep: &[i32], limit: Duration) -> Result<u32, QueryError> {
+        const WHAT: &str = "terminate the clients";
+        let keep = keep.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+        let sql = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND pid <> ALL ('{{{keep}}}'::int[])"
+        );
+        parse(WHAT, &self.value(WHAT, &sql, limit).await?)
+    }
+
+    /// Every walsender's pid and reported flush position (proof step D3c). A walsender that has reported nothing has
+    /// `None`.
+    pub async fn walsenders(&self, limit: Duration) -> Result<Vec<(i32, String, Option<Lsn>)>, QueryError> {
+        const WHAT: &str = "list the walsenders";
+        let rows = self.rows(WHAT, "SELECT pid, application_name, flush_lsn FROM pg_stat_replication", limit).await?;
+        rows.into_iter()
+            .map(|row| {
+                let [pid, name, flush]: [Option<String>; 3] =
+                    row.try_into().map_err(|_| QueryError::Answer { what: WHAT, problem: "columns".to_owned() })?;
+                let flush = flush.map(|text| parse(WHAT, &text)).transpose()?;
+                Ok((parse(WHAT, &pid.unwrap_or_default())?, name.unwrap_or_default(), flush))
+            })
+            .collect()
+    }
+
+    /// Removes a setting of `ALTER SYSTEM` through the server, which keeps its file consistent.
+    pub async fn reset_system_setting(&self, name: &str, limit: Duration) -> Result<(), QueryError> {
+        let sql = format!("ALTER SYSTEM RESET {}", identifier(name));
+        self.execute("reset a system setting", &sql, limit).await
+    }
+
+    /// Lets replay go on where it was paused by hand. No effect on a primary or where it is not paused.
+    pub async fn resume_replay(&self, limit: Duration) -> Result<(), QueryError> {
+        let sql = "SELECT pg_wal_replay_resume() WHERE pg_is_in_recovery()";
+        self.execute("resume replay", sql, limit).await
+    }
+
+    /// Re-reads the configuration: the postmaster is signalled when this returns.
+    pub async fn reload(&self, limit: Duration) -> Result<(), QueryError> {
+        self.execute("reload", "SELECT pg_reload_conf()", limit).await
+    }
+
+    /// A checkpoint (on a standby: a restartpoint), as fast as the disk allows.
+    pub async fn checkpoint(&self, limit: Duration) -> Result<(), QueryError> {
+        self.execute("checkpoint", "CHECKPOINT", limit).await
+    }
+}

@@ -1,0 +1,183 @@
+//! The canary: a small commit of the agent's own under the durability rule, proof that PostgreSQL, its disk and k of
+//! the cohort were alive and unsealed when it *began*. And the marker, which proves nothing by itself.
+
+use crate::{
+    clock::boottime_ms,
+    conf_text::literal,
+    link::{Endpoint, Link, QueryError, parse},
+};
+use pgvigil_core::lsn::Lsn;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+
+/// What one look at the canary found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// A commit was acknowledged under the rule, without a warning.
+    Acknowledged {
+        /// CLOCK_BOOTTIME milliseconds before its statement was sent: a right counts from here.
+        began_ms: u64,
+        /// The flushed position right after the commit.
+        lsn: Lsn,
+        /// From sending to acknowledgement.
+        took: Duration,
+    },
+    /// The commit that began then is still waiting. Ask again: it is the same one, no second is sent beside it.
+    Pending {
+        /// CLOCK_BOOTTIME milliseconds before its statement was sent (or, before that, its connection attempt).
+        began_ms: u64,
+    },
+}
+
+/// The canary failed. None of these is a success, whatever the local row says.
+#[derive(Debug, thiserror::Error)]
+pub enum CanaryError {
+    /// The commit wait was cancelled: committed here, acknowledged by nobody (SQLSTATE class 01 while committing).
+    #[error("the commit came back with a warning: {message} ({code})")]
+    Warning {
+        /// The warning's text.
+        message: String,
+        /// Its SQLSTATE.
+        code: String,
+    },
+    /// The connection or the statement failed.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// Our own task died.
+    #[error("the canary's task ended: {0}")]
+    Task(String),
+}
+
+type Flight = JoinHandle<(Option<Link>, Result<Beat, CanaryError>)>;
+
+/// Sends one commit at a time on a connection of its own.
+#[derive(Debug)]
+pub struct Canary {
+    endpoint: Endpoint,
+    key: String,
+    link: Option<Link>,
+    flight: Option<(u64, Flight)>,
+}
+
+/// How long a connection attempt may take; the commit itself has no limit of its own.
+const CONNECT: Duration = Duration::from_secs(5);
+/// In the canary's session the wait for standbys is not left to any default.
+const PIN: &str = "-c synchronous_commit=on";
+
+impl Canary {
+    /// A canary under `key` (one row per key: the member's name). Connects at the first beat.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, key: &str) -> Self {
+        Self { endpoint, key: key.to_owned(), link: None, flight: None }
+    }
+
+    /// Starts a commit unless one is under way, and waits for it up to `wait`. On a primary only. Cancel-safe.
+    ///
+    /// The first beat on a new primary also creates schema `pgvigil` and its table, under the same rule.
+    pub async fn beat(&mut self, wait: Duration) -> Result<Beat, CanaryError> {
+        let (began_ms, flight) = match &mut self.flight {
+            Some((began_ms, flight)) => (*began_ms, flight),
+            none => {
+                let began_ms = boottime_ms();
+                let task = tokio::spawn(fly(self.link.take(), self.endpoint.clone(), self.key.clone()));
+                let (_, flight) = none.insert((began_ms, task));
+                (began_ms, flight)
+            }
+        };
+        let Ok(landed) = tokio::time::timeout(wait, flight).await else { return Ok(Beat::Pending { began_ms }) };
+        self.flight = None;
+        let (link, result) = landed.map_err(|error| CanaryError::Task(error.to_string()))?;
+        self.link = link;
+        result
+    }
+
+    /// The server process of the canary's connection, to be spared when clients are ended; `None` while a commit is
+    /// under way or nothing is connected.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.link.as_ref().map(Link::pid)
+    }
+
+    /// Drops the connection and any commit under way; the next beat connects anew (after a restart, say).
+    pub fn reset(&mut self) {
+        if let Some((_, flight)) = self.flight.take() {
+            flight.abort();
+        }
+        self.link = None;
+    }
+}
+
+impl Drop for Canary {
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+const TABLE: &str = "CREATE SCHEMA IF NOT EXISTS pgvigil; \
+    CREATE TABLE IF NOT EXISTS pgvigil.canary (key text PRIMARY KEY, beat bigint NOT NULL, at timestamptz NOT NULL) \
+    WITH (fillfactor = 10)";
+
+fn upsert(key: &str) -> String {
+    format!(
+        "INSERT INTO pgvigil.canary AS c VALUES ({}, 1, clock_timestamp()) \
+         ON CONFLICT (key) DO UPDATE SET beat = c.beat + 1, at = excluded.at",
+        literal(key)
+    )
+}
+
+async fn fly(link: Option<Link>, endpoint: Endpoint, key: String) -> (Option<Link>, Result<Beat, CanaryError>) {
+    let link = match link.filter(|link| !link.is_closed()) {
+        Some(link) => link,
+        None => match open(&endpoint).await {
+            Ok(link) => link,
+            Err(error) => return (None, Err(error.into())),
+        },
+    };
+    match commit(&link, &key).await {
+        Ok(beat) => (Some(link), Ok(beat)),
+        // After a warning the connection is as good as before; after anything else nothing is known about it.
+        Err(error @ CanaryError::Warning { .. }) => (Some(link), Err(error)),
+        Err(error) => (None, Err(error)),
+    }
+}
+
+/// A commit may wait for ever: that is the evidence. The caller watches the clock.
+const UNBOUNDED: Duration = Duration::from_secs(86_400 * 365);
+
+async fn open(endpoint: &Endpoint) -> Result<Link, QueryError> {
+    let link = Link::connect(endpoint, "canary", PIN, CONNECT).await?;
+    let exists = "SELECT to_regclass('pgvigil.canary') IS NOT NULL";
+    if link.value("look for the canary's table", exists, CONNECT).await? != "t" {
+        link.execute("create the canary's table", TABLE, UNBOUNDED).await?;
+    }
+    Ok(link)
+}
+
+async fn commit(link: &Link, key: &str) -> Result<Beat, CanaryError> {
+    drop(link.take_notices());
+    let (began_ms, began) = (boottime_ms(), Instant::now());
+    link.execute("commit the canary", &upsert(key), UNBOUNDED).await?;
+    let took = began.elapsed();
+    // A cancelled wait for standbys is told by a WARNING before the command's completion, never by an error.
+    if let Some(warning) = link.take_notices().into_iter().find(|notice| notice.code().code().starts_with("01")) {
+        let (message, code) = (warning.message().to_owned(), warning.code().code().to_owned());
+        return Err(CanaryError::Warning { message, code });
+    }
+    let lsn = flushed(link, CONNECT).await?;
+    Ok(Beat::Acknowledged { began_ms, lsn, took })
+}
+
+async fn flushed(link: &Link, limit: Duration) -> Result<Lsn, QueryError> {
+    const WHAT: &str = "read the flushed position";
+    parse(WHAT, &link.value(WHAT, "SELECT pg_current_wal_flush_lsn()", limit).await?)
+}
+
+/// Writes a marker (proof step D3b) without waiting for any standby, and returns M: a position at or past its end,
+/// flushed here. The caller then looks at what the walsenders report; the marker's own commit proves nothing
+/// (history A2). On a primary only.
+pub async fn marker(endpoint: &Endpoint, limit: Duration) -> Result<Lsn, QueryError> {
+    let link = Link::connect(endpoint, "marker", "-c synchronous_commit=local", limit).await?;
+    link.execute("create the canary's table", TABLE, limit).await?;
+    link.execute("write the marker", &upsert("marker"), limit).await?;
+    flushed(&link, limit).await
+}

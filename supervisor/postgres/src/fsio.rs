@@ -1,0 +1,167 @@
+//! Durable file operations: what was written is on disk, whole or not at all, when these return.
+//!
+//! Everything the protocol promises (the seal, the fence, the settings) is a file first. A write that only reached
+//! the page cache is no promise, so there is exactly one way to write here: temporary file, fsync, rename, fsync of
+//! the directory.
+
+use nix::fcntl::{RenameFlags, renameat2};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {op} {}: {source}", path.display())]
+pub struct FsError {
+    /// What was being done.
+    pub op: &'static str,
+    /// To which path.
+    pub path: PathBuf,
+    /// The system's reason.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FsError {
+    /// Makes the closure that puts `op` and `path` around an I/O error.
+    pub fn at(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self { op, path: path.to_owned(), source }
+    }
+}
+
+/// Whether a write changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// The file already had this content; it was fsynced nevertheless.
+    Same,
+    /// The file was created or replaced.
+    Changed,
+}
+
+/// Replaces `path` by `bytes` with permissions `mode`: afterwards the new content is durable. A crash at any moment
+/// leaves the old or the new file, never a mixture. An equal file is kept and only fsynced, which makes repeats cheap.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<Written, FsError> {
+    let dir = parent(path)?;
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        // Equal content may still be only in the page cache: a promise needs it on disk.
+        File::open(path).and_then(|file| file.sync_all()).map_err(FsError::at("fsync", path))?;
+        sync_dir(dir)?;
+        return Ok(Written::Same);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".pgvigil-tmp");
+    let temporary = dir.join(name);
+    let attempt = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        // `mode` only applies to a file that is created; a left-over temporary file keeps its own.
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    attempt().map_err(FsError::at("write", path))?;
+    sync_dir(dir)?;
+    Ok(Written::Changed)
+}
+
+/// Fsyncs a directory, so that names created, renamed or removed in it survive a crash.
+pub fn sync_dir(dir: &Path) -> Result<(), FsError> {
+    File::open(dir).and_then(|file| file.sync_all()).map_err(FsError::at("fsync directory", dir))
+}
+
+/// Fsyncs one file's content.
+pub fn sync_file(path: &Path) -> Result<(), FsError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(FsError::at("fsync", path))
+}
+
+/// Removes `path` durably; a file that is already absent is success.
+pub fn remove_durable(path: &Path) -> Result<(), FsError> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(FsError::at("remove", path)(error)),
+    }
+    sync_dir(parent(path)?)
+}
+
+/// Creates `dir` and its parents with mode 0700 for those that are missing.
+pub fn create_dir_private(dir: &Path) -> Result<(), FsError> {
+    let mut builder = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(dir).map_err(FsError::at("create directory", dir))
+}
+
+/// Reads a text file; `None` when it does not exist. Bytes that are not UTF-8 are an error.
+pub fn read_text(path: &Path) -> Result<Option<String>, FsError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::at("read", path)(error)),
+    }
+}
+
+/// Puts `fresh` where `current` is and the other way round, in one atomic step, and makes it durable.
+pub fn exchange(fresh: &Path, current: &Path) -> Result<(), FsError> {
+    renameat2(nix::fcntl::AT_FDCWD, fresh, nix::fcntl::AT_FDCWD, current, RenameFlags::RENAME_EXCHANGE)
+        .map_err(|errno| FsError::at("exchange with a new directory", current)(errno.into()))?;
+    sync_dir(parent(current)?)?;
+    sync_dir(parent(fresh)?)
+}
+
+/// Renames `from` to `to` (same file system) and makes it durable.
+pub fn rename_durable(from: &Path, to: &Path) -> Result<(), FsError> {
+    fs::rename(from, to).map_err(FsError::at("rename", from))?;
+    sync_dir(parent(to)?)?;
+    sync_dir(parent(from)?)
+}
+
+fn parent(path: &Path) -> Result<&Path, FsError> {
+    match path.parent() {
+        Some(dir) if dir.as_os_str().is_empty() => Ok(Path::new(".")),
+        Some(dir) => Ok(dir),
+        None => Err(FsError::at("find the directory of", path)(io::ErrorKind::InvalidInput.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_write_replaces_content_and_mode_and_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        assert_eq!(write_atomic(&path, b"one", 0o600).unwrap(), Written::Changed);
+        assert_eq!(write_atomic(&path, b"one", 0o600).unwrap(), Written::Same);
+        assert_eq!(write_atomic(&path, b"two", 0o640).unwrap(), Written::Changed);
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn removing_twice_and_reading_nothing_are_no_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write_atomic(&path, b"", 0o600).unwrap();
+        remove_durable(&path).unwrap();
+        remove_durable(&path).unwrap();
+        assert!(read_text(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn directories_are_exchanged() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        fs::write(a.join("in-a"), "").unwrap();
+        exchange(&a, &b).unwrap();
+        assert!(b.join("in-a").exists() && !a.join("in-a").exists());
+    }
+}

@@ -1,0 +1,130 @@
+//! The agent's side of the guard: every deadline is acknowledged before it is used.
+
+use std::{io, path::PathBuf, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+};
+
+/// The guard did not confirm. The right to serve must not be extended then.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardClientError {
+    /// It cannot be reached, or the connection broke.
+    #[error("cannot talk to the guard at {}: {source}", socket.display())]
+    Io {
+        /// Its socket.
+        socket: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It did not answer in time.
+    #[error("the guard at {} did not answer {message:?} within {limit:?}", socket.display())]
+    Silent {
+        /// Its socket.
+        socket: PathBuf,
+        /// What it was told.
+        message: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// It answered something else: `late` when the deadline is already over, so that it kills now.
+    #[error("the guard answered {answer:?} to {message:?}")]
+    Refused {
+        /// What it was told.
+        message: String,
+        /// What it answered.
+        answer: String,
+    },
+}
+
+/// A connection to the guard; it connects anew by itself after an error.
+#[derive(Debug)]
+pub struct GuardClient {
+    socket: PathBuf,
+    limit: Duration,
+    stream: Option<BufReader<UnixStream>>,
+}
+
+/// What the guard says it is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardStatus {
+    /// `disarmed`, `held`, `armed` or `fired`.
+    pub duty: String,
+    /// CLOCK_BOOTTIME milliseconds: of the deadline, or of the killing; else 0.
+    pub at_ms: u64,
+}
+
+impl GuardClient {
+    /// A client that waits at most `limit` for each answer. Does not connect yet.
+    #[must_use]
+    pub const fn new(socket: PathBuf, limit: Duration) -> Self {
+        Self { socket, limit, stream: None }
+    }
+
+    /// PostgreSQL must be gone at `deadline_ms` (CLOCK_BOOTTIME) unless a later deadline comes. Use the deadline only
+    /// after this has returned.
+    pub async fn arm(&mut self, deadline_ms: u64) -> Result<(), GuardClientError> {
+        self.expect(format!("deadline {deadline_ms}"), &format!("ok {deadline_ms}")).await
+    }
+
+    /// Not primary: nothing to guard.
+    pub async fn disarm(&mut self) -> Result<(), GuardClientError> {
+        self.expect("disarm".to_owned(), "ok disarmed").await
+    }
+
+    /// Paused: the deadline is no longer enforced, until the next [`arm`](Self::arm).
+    pub async fn hold(&mut self) -> Result<(), GuardClientError> {
+        self.expect("pause-hold".to_owned(), "ok held").await
+    }
+
+    /// Ends a guard that is not armed.
+    pub async fn quit(&mut self) -> Result<(), GuardClientError> {
+        self.expect("quit".to_owned(), "ok quit").await
+    }
+
+    /// What it is doing.
+    pub async fn status(&mut self) -> Result<GuardStatus, GuardClientError> {
+        let answer = self.ask("status").await?;
+        let parsed = answer.split_once(' ').and_then(|(duty, at)| Some((duty.to_owned(), at.parse().ok()?)));
+        match parsed {
+            Some((duty, at_ms)) => Ok(GuardStatus { duty, at_ms }),
+            None => Err(GuardClientError::Refused { message: "status".to_owned(), answer }),
+        }
+    }
+
+    async fn expect(&mut self, message: String, wanted: &str) -> Result<(), GuardClientError> {
+        let answer = self.ask(&message).await?;
+        if answer == wanted { Ok(()) } else { Err(GuardClientError::Refused { message, answer }) }
+    }
+
+    async fn ask(&mut self, message: &str) -> Result<String, GuardClientError> {
+        // Taken out meanwhile: after an error, or when the caller gives up, a late answer must not be taken for the
+        // next question's.
+        let stream = self.stream.take();
+        let exchange = async {
+            let mut stream = match stream {
+                Some(stream) => stream,
+                None => BufReader::new(UnixStream::connect(&self.socket).await?),
+            };
+            stream.write_all(format!("{message}\n").as_bytes()).await?;
+            let mut answer = String::new();
+            if stream.read_line(&mut answer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok((stream, answer.trim_end().to_owned()))
+        };
+        match tokio::time::timeout(self.limit, exchange).await {
+            Ok(Ok((stream, answer))) => {
+                self.stream = Some(stream);
+                Ok(answer)
+            }
+            Ok(Err(source)) => Err(GuardClientError::Io { socket: self.socket.clone(), source }),
+            Err(_) => Err(GuardClientError::Silent {
+                socket: self.socket.clone(),
+                message: message.to_owned(),
+                limit: self.limit,
+            }),
+        }
+    }
+}

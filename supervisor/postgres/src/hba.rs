@@ -1,0 +1,128 @@
+//! The door: `pg_hba.conf`, open to the user's clients or closed to all but the agent and its standbys.
+
+use crate::{
+    conf_text::identifier,
+    fsio::{FsError, Written, read_text, write_atomic},
+    layout::Layout,
+};
+
+const HEADER: &str = "# Written by pgvigil; do not edit. Changes are overwritten.\n";
+const MAP: &str = "pgvigil";
+
+/// Whether clients may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The user's own lines hold, after ours.
+    Open,
+    /// Only the agent (by the socket) and replication get in; everybody else is rejected.
+    Closed,
+}
+
+/// Who may always come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The superuser role of the agent.
+    pub superuser: String,
+    /// The operating-system user under which the agent runs; mapped to the superuser role.
+    pub os_user: String,
+    /// The replication role.
+    pub replication_role: String,
+    /// From where it may come: `10.0.0.0/8`, `samenet`, host names.
+    pub replication_addresses: Vec<String>,
+}
+
+/// Renders `pg_hba.conf`. PostgreSQL obeys the first line that fits, so ours come first; the closed door ends with
+/// lines that fit everybody. Lines of `user` are copied as they are.
+#[must_use]
+pub fn render(door: Door, access: &Access, user: &[String]) -> String {
+    let superuser = identifier(&access.superuser);
+    let replication = identifier(&access.replication_role);
+    let mut text = String::from(HEADER);
+    text += &format!("local all {superuser} peer map={MAP}\n");
+    text += &format!("local replication {superuser} peer map={MAP}\n");
+    for address in &access.replication_addresses {
+        // `replication` is for walreceivers and pg_basebackup, the database for pg_rewind and slot synchronisation.
+        text += &format!("host replication {replication} {address} scram-sha-256\n");
+        text += &format!("host postgres {replication} {address} scram-sha-256\n");
+    }
+    // A user's `trust` line further down must not let the replication role in without its password: a sealed member
+    // would stream again with an empty pass file (history A5).
+    for database in ["replication", "all"] {
+        text += &format!("host {database} {replication} all reject\n");
+        text += &format!("local {database} {replication} reject\n");
+    }
+    match door {
+        Door::Open => {
+            // Physical replication under any other role would be a receiver that no seal reaches.
+            for line in user {
+                text += line.trim_end();
+                text.push('\n');
+            }
+        }
+        Door::Closed => {
+            for database in ["replication", "all"] {
+                text += &format!("local {database} all reject\n");
+                text += &format!("host {database} all all reject\n");
+            }
+        }
+    }
+    text
+}
+
+/// Writes `pg_hba.conf` and the user map durably. Takes effect for new connections at the next reload; sessions that
+/// exist are not touched.
+pub fn write(layout: &Layout, door: Door, access: &Access, user: &[String]) -> Result<Written, FsError> {
+    let old = read_text(&layout.pg_ident())?.unwrap_or_default();
+    write_atomic(&layout.pg_ident(), with_map(&old, access).as_bytes(), 0o600)?;
+    write_atomic(&layout.pg_hba(), render(door, access, user).as_bytes(), 0o600)
+}
+
+/// The lines of a `pg_hba.conf` that is not ours, without comments: what an adopted cluster's user had. `None` when
+/// the file is ours already.
+pub fn user_lines(layout: &Layout) -> Result<Option<Vec<String>>, FsError> {
+    let text = read_text(&layout.pg_hba())?.unwrap_or_default();
+    if text.starts_with(HEADER) {
+        return Ok(None);
+    }
+    let kept = text.lines().filter(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    Ok(Some(kept.map(str::to_owned).collect()))
+}
+
+fn with_map(old: &str, access: &Access) -> String {
+    let ours = format!("{MAP} {} {}", identifier(&access.os_user), identifier(&access.superuser));
+    let others = old.lines().filter(|line| line.split_whitespace().next() != Some(MAP));
+    others.chain([ours.as_str()]).fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        Access {
+            superuser: "postgres".into(),
+            os_user: "pg".into(),
+            replication_role: "pgvigil_repl".into(),
+            replication_addresses: vec!["127.0.0.1/32".into(), "samenet".into()],
+        }
+    }
+
+    #[test]
+    fn the_closed_door_golden() {
+        let text = render(Door::Closed, &access(), &["host all all 0.0.0.0/0 trust".into()]);
+        assert_eq!(text, include_str!("../tests/fixtures/hba_closed.conf"));
+    }
+
+    #[test]
+    fn the_open_door_golden() {
+        let text = render(Door::Open, &access(), &["host all all 0.0.0.0/0 scram-sha-256".into()]);
+        assert_eq!(text, include_str!("../tests/fixtures/hba_open.conf"));
+    }
+
+    #[test]
+    fn the_map_is_ours_once_and_others_stay() {
+        let once = with_map("# x\nother a b\npgvigil old old\n", &access());
+        assert_eq!(once, "# x\nother a b\npgvigil \"pg\" \"postgres\"\n");
+        assert_eq!(with_map(&once, &access()), once);
+    }
+}

@@ -1,0 +1,213 @@
+//! pg_rewind of a diverged member: keep what would be destroyed, end the old life in good order, rewind, restore our
+//! configuration.
+//!
+//! pg_rewind would finish crash recovery itself with a single-user server, but such a server refuses to start while
+//! `standby.signal` exists, and that file must exist (history A13). So recovery is finished by starting a standby that
+//! nobody can connect to, and stopping it once it has replayed all of the local WAL.
+
+use crate::{
+    config::MemberConfig,
+    control_file::{ClusterState, ControlFile},
+    diverged::{self, Kept},
+    fsio::{FsError, remove_durable, write_atomic},
+    instance::{Instance, InstanceError, write_fence},
+    position::{self, DiskPosition, PositionError},
+    process::{Postmaster, SpawnOptions, StopMode},
+    settings::SettingsError,
+    source::{PassFile, Source},
+    tool::{self, OnLine, ToolError},
+};
+use pgvigil_core::lsn::Lsn;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// A rewind failed. Unless it is said otherwise, the data directory is as good as before.
+#[derive(Debug, thiserror::Error)]
+pub enum RewindError {
+    /// About a file.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// About the server.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The end of the local WAL could not be read.
+    #[error(transparent)]
+    Position(#[from] PositionError),
+    /// Our configuration could not be written; the data directory must not be started before it is.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Crash recovery did not reach the end of the local WAL.
+    #[error("recovery before the rewind did not reach {end}: the control file says {state:?} at {reached}")]
+    NotRecovered {
+        /// The end of the local WAL.
+        end: Lsn,
+        /// The state found instead.
+        state: ClusterState,
+        /// The minimum recovery point found.
+        reached: Lsn,
+    },
+    /// pg_rewind failed. The data directory may be half overwritten: clone it anew.
+    #[error("{tool}; the data directory is unusable and must be cloned anew")]
+    Spoilt {
+        /// What it said.
+        #[source]
+        tool: ToolError,
+    },
+    /// pg_rewind refused before it changed anything.
+    #[error("pg_rewind refused: {0}")]
+    Refused(#[source] ToolError),
+    /// Our own task died.
+    #[error("a task of the rewind ended: {0}")]
+    Task(String),
+}
+
+/// What a rewind did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewound {
+    /// The diverged WAL, if there was any.
+    pub kept: Option<Kept>,
+    /// Where the old life ended.
+    pub position: DiskPosition,
+    /// It had crashed, and recovery was finished first.
+    pub recovered: bool,
+    /// How long all of it took.
+    pub took: Duration,
+}
+
+/// What to rewind to, and how.
+#[derive(Clone, Debug)]
+pub struct RewindPlan {
+    /// The promoted primary of the newest epoch, after its first checkpoint on its timeline.
+    pub source: Source,
+    /// The fork: where the source's timeline left ours.
+    pub fork: Lsn,
+    /// Names the directory of kept WAL.
+    pub label: String,
+    /// Our configuration, written afterwards in place of the source's.
+    pub config: MemberConfig,
+    /// For each of recovery and pg_rewind.
+    pub limit: Duration,
+}
+
+/// A rewind has begun and was not seen to end: the data directory cannot be trusted.
+#[must_use]
+pub fn interrupted(instance: &Instance) -> bool {
+    marker(instance).exists()
+}
+
+fn marker(instance: &Instance) -> PathBuf {
+    instance.layout.agent_dir.join("rewind.in-progress")
+}
+
+/// Rewinds the (stopped or crashed) data directory so that it can follow `plan.source`. A running server is killed.
+/// The member's new incarnation must be committed before (history A9). Afterwards start it as a standby.
+pub async fn rewind(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Result<Rewound, RewindError> {
+    let started = Instant::now();
+    instance.fence().await?;
+    let control = instance.control_file().await?;
+    let segment_size = control.wal_segment_size;
+    let clean = control.state.is_clean();
+    let (layout, version) = (instance.layout.clone(), instance.binaries.version());
+    let (fork, label) = (plan.fork, plan.label.clone());
+    let kept = tokio::task::spawn_blocking(move || -> Result<_, RewindError> {
+        let position = position::of_stopped(&layout, &control, version)?;
+        Ok((diverged::keep(&layout, &position, fork, segment_size, &label)?, position))
+    });
+    let (kept, position) = kept.await.map_err(|error| RewindError::Task(error.to_string()))??;
+    if !clean {
+        finish_recovery(instance, &position, plan.limit).await?;
+    }
+    run(instance, plan, on_line).await?;
+    Ok(Rewound { kept, position, recovered: !clean, took: started.elapsed() })
+}
+
+/// Finishes crash recovery behind closed doors: no TCP, no connections at all, no upstream, pinned to its own
+/// timeline; stopped when all local WAL is replayed.
+///
+/// Stopping earlier would be silent corruption: pg_rewind takes the minimum recovery point for the end of the target's
+/// WAL and would leave pages alone that were changed after it.
+async fn finish_recovery(instance: &Instance, position: &DiskPosition, limit: Duration) -> Result<(), RewindError> {
+    let pairs = [
+        ("hot_standby", "off".to_owned()),
+        ("listen_addresses", String::new()),
+        ("primary_conninfo", String::new()),
+        ("restore_command", String::new()),
+        ("archive_mode", "off".to_owned()),
+        ("recovery_target_timeline", position.timeline().to_string()),
+    ];
+    let overrides = pairs.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let options = SpawnOptions { overrides, ..SpawnOptions::default() };
+    let postmaster = Postmaster::spawn(&instance.binaries, &instance.layout, &options).map_err(InstanceError::from)?;
+    let deadline = Instant::now() + limit;
+    let reached = |control: &ControlFile| control.min_recovery_point >= position.end();
+    loop {
+        let control = instance.control_file().await?;
+        if control.state == ClusterState::InArchiveRecovery && reached(&control) {
+            break;
+        }
+        if Instant::now() >= deadline {
+            instance.kill().await?;
+            return Err(InstanceError::Timeout { what: "recovery before the rewind", limit }.into());
+        }
+        if let Ok(exit) = tokio::time::timeout(Duration::from_millis(20), postmaster.exited()).await {
+            let exit = exit.map_err(InstanceError::from)?;
+            return Err(InstanceError::Died { exit, log: instance.log_tail(15) }.into());
+        }
+    }
+    instance.stop(StopMode::Fast, limit).await?;
+    let control = instance.control_file().await?;
+    if !control.state.is_clean() || !reached(&control) {
+        let (state, reached) = (control.state, control.min_recovery_point);
+        return Err(RewindError::NotRecovered { end: position.end(), state, reached });
+    }
+    Ok(())
+}
+
+async fn run(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Result<(), RewindError> {
+    let layout = &instance.layout;
+    let pass_file = PassFile::create(layout, "rewind", &plan.source)?;
+    let arguments = [
+        format!("--target-pgdata={}", layout.data_dir.display()),
+        format!("--source-server={}", plan.source.conninfo("postgres", "rewind")),
+        "--progress".to_owned(),
+        // We have done so, without a single-user server.
+        "--no-ensure-shutdown".to_owned(),
+    ];
+    write_atomic(&marker(instance), plan.label.as_bytes(), 0o600)?;
+    let before = instance.control_file().await?;
+    let program = instance.binaries.program("pg_rewind");
+    let result = tool::run(program, &arguments, &[("PGPASSFILE", pass_file.path())], plan.limit, on_line).await;
+    if let Err(tool) = result {
+        // It writes the control file and backup_label last, and data files before; only a refusal at its very
+        // beginning (which it tells before "Done") leaves everything alone. We cannot see which data files changed.
+        let refused = matches!(&tool, ToolError::Failed { last_words, .. } if is_refusal(last_words));
+        let same = refused && instance.control_file().await.is_ok_and(|after| after == before);
+        if !same {
+            return Err(RewindError::Spoilt { tool });
+        }
+        remove_durable(&marker(instance))?;
+        return Err(RewindError::Refused(tool));
+    }
+    // The source's configuration files have replaced ours: ours come back before the marker goes.
+    write_fence(layout)?;
+    plan.config.write(instance.binaries.version(), layout)?;
+    remove_durable(&marker(instance))?;
+    Ok(())
+}
+
+/// Messages with which pg_rewind ends before it copies anything.
+fn is_refusal(last_words: &[String]) -> bool {
+    const REFUSALS: [&str; 7] = [
+        "could not connect",
+        "connection to server",
+        "are from different systems",
+        "must be shut down cleanly",
+        "needs to use either data checksums or",
+        "could not find common ancestor",
+        "full_page_writes",
+    ];
+    let copying = last_words.iter().any(|line| line.contains("kB (") || line.contains("syncing target"));
+    !copying && last_words.iter().any(|line| REFUSALS.iter().any(|refusal| line.contains(refusal)))
+}

@@ -1,0 +1,278 @@
+//! Several real servers: cloning, the seal, a promotion with an allotted timeline, rewinding a diverged primary.
+
+mod common;
+
+use common::{LIMIT, Node, until};
+use pgvigil_core::{id::TimelineId, lsn::Lsn};
+use pgvigil_postgres::{
+    Beat, Canary, SealLimits, SealedServer, StartAs, StopMode, SyncRule, canary,
+    clone::OldData,
+    history_files,
+    layout::segment_name,
+    rewind::{RewindPlan, rewind},
+    seal,
+};
+use std::time::{Duration, Instant};
+
+fn rule(k: u16, names: &[&str]) -> SyncRule {
+    SyncRule::Any { k, names: names.iter().map(|name| (*name).to_owned()).collect() }
+}
+
+pg_test!(
+    /// With every standby of the cohort sealed, nothing more is acknowledged; the positions cover what was.
+    sealed_standbys_acknowledge_nothing,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let mut a = Node::primary(root.path(), "a").await;
+        let b = Node::standby(root.path(), "b", &a).await;
+        let c = Node::standby(root.path(), "c", &a).await;
+        a.config.settings.rule = rule(1, &["b", "c"]);
+        a.apply_config().await;
+        let mut canary = Canary::new(a.instance.endpoint.clone(), "a");
+        for _ in 0..20 {
+            assert!(matches!(canary.beat(LIMIT).await.unwrap(), Beat::Acknowledged { .. }));
+        }
+        a.sql("CREATE TABLE t AS SELECT g, repeat('x', 200) FROM generate_series(1, 20000) g").await;
+
+        // One sealed member does not stop ANY 1 of two, both do.
+        let mut positions = Vec::new();
+        for node in [&b, &c] {
+            let beat = canary.beat(LIMIT).await.unwrap();
+            let Beat::Acknowledged { lsn, .. } = beat else { panic!("{beat:?}") };
+            a.wait_caught_up(node).await;
+            let began = Instant::now();
+            let sealed = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            eprintln!("{} sealed in {:?}: {:?} {:?}", node.name, began.elapsed(), sealed.steps, sealed.position.wal);
+            assert_eq!(sealed.server, SealedServer::Running);
+            assert_eq!(sealed.position.timeline(), TimelineId(1));
+            assert!(sealed.position.end() >= lsn, "{:?} is behind the acknowledged {lsn}", sealed.position);
+            let redo = node.sql("SELECT redo_lsn FROM pg_control_checkpoint()").await.parse().unwrap();
+            let (last, end) = node.waldump_end(&node.instance.layout.pg_wal(), TimelineId(1), redo);
+            assert_eq!(sealed.position.end(), end);
+            assert_eq!(sealed.position.wal.last_record, Some(last));
+            positions.push(sealed.position.end());
+        }
+        // Commits are only local from here on.
+        let hanging = canary.beat(Duration::from_secs(2)).await.unwrap();
+        assert!(matches!(hanging, Beat::Pending { .. }), "{hanging:?}");
+        until("no walsender", async || a.link().await.walsenders(LIMIT).await.unwrap().is_empty()).await;
+        for (node, position) in [&b, &c].into_iter().zip(positions) {
+            // Repeating the seal gives the same position; so does reading it from the stopped server.
+            let again = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            assert_eq!(again.position.end(), position);
+            node.instance.kill().await.unwrap();
+            let stopped = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            assert_eq!(stopped.server, SealedServer::Stopped("not running"));
+            assert_eq!(stopped.position.end(), position);
+        }
+    }
+);
+
+pg_test!(
+    /// A startup process with the old connection string in memory cannot bring back an authenticated walreceiver.
+    a_stale_connection_string_opens_no_door,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let b = Node::standby(root.path(), "b", &a).await;
+        // The pass file is emptied and the walreceiver ended, but no reload is sent: the startup process retries with
+        // the old string again and again.
+        pgvigil_postgres::settings::write_pass_file(&b.instance.layout, None).unwrap();
+        let postmaster = b.postmaster.as_ref().unwrap();
+        let deadline = Instant::now() + LIMIT;
+        while !b.instance.log_tail(200).contains("no password supplied") {
+            assert!(Instant::now() < deadline, "no attempt was refused: {}", b.instance.log_tail(200));
+            for pid in postmaster.walreceivers().unwrap() {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let before = b.sql("SELECT pg_last_wal_receive_lsn()").await;
+        a.sql("CREATE TABLE t ()").await;
+        let log = b.instance.log_tail(400).matches("no password supplied").count();
+        until("further attempts", async || {
+            b.instance.log_tail(400).matches("no password supplied").count() > log + 2
+        })
+        .await;
+        assert_eq!(b.sql("SELECT pg_last_wal_receive_lsn()").await, before);
+        assert!(a.link().await.walsenders(LIMIT).await.unwrap().is_empty());
+    }
+);
+
+pg_test!(
+    /// The allotted timeline is taken although lower numbers are free; the others follow; the old primary is rewound and
+    /// its diverged WAL kept.
+    promotion_takes_the_allotted_timeline_and_the_old_primary_is_rewound,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let mut a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        let mut c = Node::standby(root.path(), "c", &a).await;
+        canary::marker(&a.instance.endpoint, LIMIT).await.unwrap();
+        a.wait_caught_up(&b).await;
+        a.wait_caught_up(&c).await;
+        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        seal(&c.instance, &c.config.settings, false, SealLimits::default()).await.unwrap();
+        // The old primary writes on, unheard, and dies without a checkpoint.
+        a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 50000) g").await;
+        a.sql("CHECKPOINT").await;
+        a.sql("INSERT INTO lost SELECT g FROM generate_series(1, 50000) g").await;
+        a.instance.fence().await.unwrap();
+
+        history_files::reserve(&b.instance.layout.pg_wal(), TimelineId(1), TimelineId(5)).unwrap();
+        let began = Instant::now();
+        let promoted = b.promote(TimelineId(5)).await;
+        eprintln!("promoted in {:?}: {promoted:?}", began.elapsed());
+        assert_eq!((promoted.timeline, promoted.parent, promoted.fork), (TimelineId(5), TimelineId(1), sealed.position.end()));
+        b.sql("CREATE TABLE kept AS SELECT g FROM generate_series(1, 1000) g").await;
+
+        // A running standby follows to the new timeline without a restart, over the reserved numbers.
+        c.follow(&b);
+        c.apply_config().await;
+        c.wait_streaming().await;
+        b.wait_caught_up(&c).await;
+        let again = seal(&c.instance, &c.config.settings, false, SealLimits::default()).await.unwrap();
+        assert_eq!(again.position.timeline(), TimelineId(5));
+        assert!(again.position.end() > promoted.fork);
+
+        // The old primary crashed, beyond the fork.
+        a.follow(&b);
+        let plan = RewindPlan {
+            source: b.as_source(),
+            fork: promoted.fork,
+            label: "incident-1".into(),
+            config: a.config.clone(),
+            limit: LIMIT,
+        };
+        let mut lines = Vec::new();
+        let done = rewind(&a.instance, &plan, &mut |line| lines.push(line.to_owned())).await.unwrap();
+        eprintln!("rewound in {:?}; {lines:?}", done.took);
+        assert!(done.recovered && lines.iter().any(|line| line.contains("Done")));
+        let kept = done.kept.unwrap();
+        assert_eq!((kept.manifest.timeline, kept.manifest.fork), (TimelineId(1), promoted.fork));
+        assert!(kept.manifest.diverged_bytes > 100_000 && kept.manifest.end == done.position.end());
+        let (_, end) = a.waldump_end(&kept.dir, TimelineId(1), promoted.fork);
+        assert_eq!(end, kept.manifest.end);
+        assert!(a.instance.has_fence() && !pgvigil_postgres::rewind::interrupted(&a.instance));
+        a.start(StartAs::Standby).await;
+        a.wait_streaming().await;
+        b.wait_caught_up(&a).await;
+        until("the kept table", async || a.sql("SELECT to_regclass('kept') IS NOT NULL").await == "t").await;
+        assert_eq!(a.sql("SELECT count(*) FROM kept").await, "1000");
+        assert_eq!(a.sql("SELECT to_regclass('lost') IS NULL").await, "t");
+        assert_eq!(a.sql("SHOW port").await, a.instance.endpoint.port.to_string());
+    }
+);
+
+pg_test!(
+    /// A sealed server with reservations above its timeline starts again when it is pinned, and reads the same position.
+    a_called_off_promotion_leaves_a_server_that_starts,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let pg_wal = b.instance.layout.pg_wal();
+        history_files::reserve(&pg_wal, TimelineId(1), TimelineId(4)).unwrap();
+        b.instance.stop(StopMode::Immediate, LIMIT).await.unwrap();
+        b.config.settings.upstream = None;
+        b.config.settings.recovery_timeline = history_files::start_timeline(&pg_wal, TimelineId(1)).unwrap();
+        b.write_config();
+        b.start(StartAs::Standby).await;
+        let again = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        assert_eq!(again.position.end(), sealed.position.end());
+        // Promoted after all, from the pinned state.
+        let promoted = b.promote(TimelineId(4)).await;
+        assert_eq!((promoted.timeline, promoted.fork), (TimelineId(4), sealed.position.end()));
+        // A seal of a primary stops it, and so does one while a promotion may be under way.
+        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        assert_eq!(sealed.server, SealedServer::Stopped("it is no standby"));
+        assert_eq!(sealed.position.timeline(), TimelineId(4));
+        assert!(sealed.position.end() > promoted.fork && b.instance.adopt().unwrap().is_none());
+    }
+);
+
+pg_test!(
+    /// Histories A3 and A4: the history file and the first kilobytes of a new timeline are on disk, received from the
+    /// segment's start, and replay was paused. The position is that of the old timeline's end, and a pinned restart
+    /// replays that far.
+    the_beginning_of_a_new_timeline_hides_nothing,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        b.sql("SELECT pg_wal_replay_pause()").await;
+        a.sql("CREATE TABLE t AS SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g").await;
+        a.wait_caught_up(&b).await;
+        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let (end, replayed) = (sealed.position.end(), b.sql("SELECT pg_last_wal_replay_lsn()").await);
+        assert!(sealed.server == SealedServer::Running && replayed.parse::<Lsn>().unwrap() < end, "{replayed} {end}");
+        let pg_wal = b.instance.layout.pg_wal();
+        let redo = b.sql("SELECT redo_lsn FROM pg_control_checkpoint()").await.parse().unwrap();
+        assert_eq!(b.waldump_end(&pg_wal, TimelineId(1), redo).1, end);
+
+        history_files::write(&pg_wal, TimelineId(5), &format!("1\t{end}\tx\n")).unwrap();
+        let size: u64 = 16 << 20;
+        let name = |timeline| segment_name(timeline, end.0 / size, size);
+        let mut short = std::fs::read(pg_wal.join(name(1))).unwrap();
+        short[3 * 8192..].fill(0);
+        std::fs::write(pg_wal.join(name(5)), short).unwrap();
+        let again = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        assert_eq!((again.position.timeline(), again.position.end()), (TimelineId(1), end));
+        b.instance.kill().await.unwrap();
+        let stopped = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        assert_eq!((stopped.position.timeline(), stopped.position.end()), (TimelineId(1), end));
+
+        let keep = history_files::read(&pg_wal, stopped.position.timeline()).unwrap();
+        let moved = history_files::set_aside(&pg_wal, &keep, size, &b.instance.layout.agent_dir.join("aside")).unwrap();
+        assert_eq!(moved, [name(5)]);
+        b.config.settings.upstream = None;
+        b.config.settings.recovery_timeline = history_files::start_timeline(&pg_wal, TimelineId(1)).unwrap();
+        b.write_config();
+        b.start(StartAs::Standby).await;
+        until("replay", async || b.sql("SELECT pg_last_wal_replay_lsn()").await == end.to_string()).await;
+    }
+);
+
+pg_test!(
+    /// A walreceiver that cannot end (it is frozen) has its server stopped; the position is read from disk.
+    a_frozen_walreceiver_is_sealed_by_stopping_the_server,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let b = Node::standby(root.path(), "b", &a).await;
+        a.sql("CREATE TABLE t ()").await;
+        a.wait_caught_up(&b).await;
+        let flushed: Lsn = b.sql("SELECT flushed_lsn FROM pg_stat_wal_receiver").await.parse().unwrap();
+        for pid in b.postmaster.as_ref().unwrap().walreceivers().unwrap() {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+        }
+        let limits = SealLimits { running: Duration::from_millis(300) };
+        let sealed = seal(&b.instance, &b.config.settings, false, limits).await.unwrap();
+        eprintln!("{:?}", sealed.steps);
+        assert_eq!(sealed.server, SealedServer::Stopped("a walreceiver did not end"));
+        assert!(sealed.position.end() >= flushed && b.instance.adopt().unwrap().is_none());
+    }
+);
+
+pg_test!(
+    /// A clone takes the place of an old data directory in one step; the old one is kept where that is asked for.
+    a_clone_replaces_the_old_data_directory,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        b.instance.stop(StopMode::Fast, LIMIT).await.unwrap();
+        std::fs::write(b.instance.layout.data_dir.join("old-life"), "").unwrap();
+        a.sql("CREATE TABLE t AS SELECT 1 AS x").await;
+        let kept = b.clone_from(&a, OldData::Keep("1".into())).await.unwrap();
+        assert!(kept.join("old-life").exists() && !b.instance.layout.data_dir.join("old-life").exists());
+        assert!(!pgvigil_postgres::clone::staging_dir(&b.instance.layout).exists());
+        b.start(StartAs::Standby).await;
+        b.wait_streaming().await;
+        a.wait_caught_up(&b).await;
+        until("the table", async || b.sql("SELECT to_regclass('t') IS NOT NULL").await == "t").await;
+        let receiver = b.link().await.sample(LIMIT).await.unwrap().receiver.unwrap();
+        assert!(receiver.flushed_lsn > Some(Lsn::ZERO));
+    }
+);

@@ -1,0 +1,165 @@
+//! One real server: start, adoption, its end noticed, killing, the canary, the door, drift.
+
+mod common;
+
+use common::{LIMIT, Node, ROLE, until};
+use nix::{sys::signal::Signal, unistd::Pid};
+use pgvigil_postgres::{
+    Beat, Canary, CanaryError, Postmaster, StartAs, StopMode, SyncRule, canary, drift,
+    hba::Door,
+    kill::{kill_all, processes},
+    link::fresh_value,
+    process::Exit,
+};
+use std::time::{Duration, Instant};
+
+pg_test!(
+    /// The postmaster outlives handles, is adopted, and its end is noticed at once; nothing survives a kill.
+    a_server_is_started_adopted_and_killed,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let mut node = Node::primary(root.path(), "a").await;
+        let first = node.postmaster.take().unwrap();
+        let adopted = node.instance.adopt().unwrap().unwrap();
+        assert_eq!((adopted.pid(), adopted.start_ticks()), (first.pid(), first.start_ticks()));
+        let spawned = Postmaster::spawn(&node.instance.binaries, &node.instance.layout, &Default::default());
+        assert!(spawned.is_err(), "a second server in the same directory");
+
+        // Its end is noticed within milliseconds, through both handles.
+        let noticed = tokio::spawn(async move { (adopted.exited().await.unwrap(), Instant::now()) });
+        let killed = Instant::now();
+        first.signal(Signal::SIGKILL).unwrap();
+        let exit = first.exited().await.unwrap();
+        let (other, at) = noticed.await.unwrap();
+        assert!(exit == Exit::Signal(9) || other == Exit::Signal(9), "{exit:?} {other:?}");
+        let took = at.duration_since(killed);
+        eprintln!("noticed after {took:?}");
+        assert!(took < Duration::from_secs(1));
+
+        // Its children may still be there; afterwards they are not, although they are orphans.
+        let done = kill_all(&node.instance.layout.data_dir, None, LIMIT).unwrap();
+        eprintln!("{} left-overs killed in {:?}", done.pids.len(), done.took);
+        assert!(processes(&node.instance.layout.data_dir, None).unwrap().is_empty());
+        assert!(node.instance.adopt().unwrap().is_none());
+
+        // It comes back with its data.
+        node.start(StartAs::Primary).await;
+        assert_eq!(node.sql("SELECT pg_is_in_recovery()").await, "f");
+        let exit = node.instance.stop(StopMode::Fast, LIMIT).await.unwrap();
+        assert!(exit.is_some());
+        assert!(node.instance.control_file().await.unwrap().state.is_clean());
+    }
+);
+
+pg_test!(
+    /// A stopped (frozen) server with busy backends dies as well, and a server started by anybody is a standby.
+    a_frozen_server_is_killed,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let mut node = Node::primary(root.path(), "a").await;
+        let busy = node.link().await;
+        let work = tokio::spawn(async move { busy.execute("test", "SELECT pg_sleep(600)", Duration::from_secs(600)).await });
+        until("the backend", async || node.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(600%'").await != "0").await;
+        let all = processes(&node.instance.layout.data_dir, None).unwrap();
+        assert!(all.len() > 5, "{all:?}");
+        for pid in &all {
+            nix::sys::signal::kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap();
+        }
+        let killed = node.instance.fence().await.unwrap();
+        eprintln!("{} frozen processes killed in {:?}", killed.pids.len(), killed.took);
+        assert!(all.iter().all(|pid| killed.pids.contains(pid)));
+        assert!(work.await.unwrap().is_err());
+        assert!(processes(&node.instance.layout.data_dir, None).unwrap().is_empty());
+        node.start(StartAs::Standby).await;
+        assert_eq!(node.sql("SELECT pg_is_in_recovery()").await, "t");
+    }
+);
+
+pg_test!(
+    /// The canary hangs without its standbys, and a cancelled wait is no success.
+    the_canary_tells_the_truth,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let mut node = Node::primary(root.path(), "a").await;
+        // Its table is made while nobody has to confirm.
+        canary::marker(&node.instance.endpoint, LIMIT).await.unwrap();
+        node.config.settings.rule = SyncRule::Nobody;
+        node.apply_config().await;
+        let mut canary = Canary::new(node.instance.endpoint.clone(), "a");
+        let Beat::Pending { began_ms } = canary.beat(Duration::from_millis(300)).await.unwrap() else {
+            panic!("a commit that nobody confirmed")
+        };
+        assert!(began_ms <= pgvigil_postgres::boottime_ms());
+        until("the waiter", async || node.link().await.sample(LIMIT).await.unwrap().commit_waiters == 1).await;
+        assert_eq!(canary.beat(Duration::ZERO).await.unwrap(), Beat::Pending { began_ms });
+        // Cancelling the wait commits locally with a warning.
+        let pid = node.sql("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;
+        node.sql(&format!("SELECT pg_cancel_backend({pid})")).await;
+        match canary.beat(LIMIT).await {
+            Err(CanaryError::Warning { code, .. }) => assert_eq!(code, "01000"),
+            other => panic!("{other:?}"),
+        }
+        // The marker never waits.
+        let before: pgvigil_core::lsn::Lsn = node.sql("SELECT pg_current_wal_flush_lsn()").await.parse().unwrap();
+        assert!(canary::marker(&node.instance.endpoint, LIMIT).await.unwrap() > before);
+        let sample = node.link().await.sample(LIMIT).await.unwrap();
+        assert_eq!(sample.timeline.map(|t| t.0), Some(1));
+        assert_eq!(sample.sync_names, "ANY 1 (\"pgvigil_nobody\")");
+        let slow = node.link().await.slow_sample(LIMIT).await.unwrap();
+        assert_eq!(slow.system_identifier, node.instance.control_file().await.unwrap().system_identifier);
+    }
+);
+
+pg_test!(
+    /// The closed door lets in nobody but the agent and the replication role; clients are ended.
+    the_door_opens_and_closes,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let mut node = Node::primary(root.path(), "a").await;
+        node.sql("CREATE ROLE joe LOGIN").await;
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(node.instance.endpoint.port).user("joe").dbname("postgres");
+        let denied = config.connect(tokio_postgres::NoTls).await;
+        assert!(denied.is_err_and(|e| e.code().is_some_and(|c| c.code() == "28000")));
+        node.config.user_hba = vec!["host all joe 127.0.0.1/32 trust".into()];
+        node.config.door = Door::Open;
+        node.apply_config().await;
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.unwrap();
+        // The replication role has no way in without its password, whatever the user's lines say.
+        node.config.user_hba.push("host all,replication all 0.0.0.0/0 trust".into());
+        node.apply_config().await;
+        config.user(ROLE);
+        assert!(config.connect(tokio_postgres::NoTls).await.is_err());
+        node.config.door = Door::Closed;
+        node.apply_config().await;
+        let link = node.link().await;
+        assert_eq!(link.terminate_clients(&[], LIMIT).await.unwrap(), 1);
+        assert!(tokio::time::timeout(LIMIT, driver).await.unwrap().unwrap().is_err());
+        link.sample(LIMIT).await.unwrap();
+    }
+);
+
+pg_test!(
+    /// ALTER SYSTEM and role settings are seen, and ours come back.
+    drift_is_detected_and_removed,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let node = Node::primary(root.path(), "a").await;
+        node.sql("ALTER SYSTEM SET synchronous_standby_names = ''").await;
+        node.sql("ALTER SYSTEM SET work_mem = '5MB'").await;
+        node.sql("ALTER ROLE boss IN DATABASE template1 SET synchronous_commit = off").await;
+        node.sql("SELECT pg_reload_conf()").await;
+        until("the hand-made value", async || node.link().await.sample(LIMIT).await.unwrap().sync_names.is_empty()).await;
+        let found = drift::find(&node.instance.layout).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].name.as_str(), found[0].value.as_str()), ("synchronous_standby_names", ""));
+        let overrides = node.link().await.slow_sample(LIMIT).await.unwrap().commit_overrides;
+        assert_eq!(overrides.len(), 1);
+        assert_eq!((overrides[0].value.as_str(), overrides[0].role.as_deref()), ("off", Some("boss")));
+        node.apply_config().await;
+        assert!(drift::find(&node.instance.layout).unwrap().is_empty());
+        assert_eq!(fresh_value(&node.instance.endpoint, "work_mem", LIMIT).await.unwrap(), "5MB");
+    }
+);

@@ -1,0 +1,62 @@
+//! The agent of one member: sees its PostgreSQL, tells the leader, does what is agreed.
+//!
+//! ```text
+//!   sampler, canary, prober ──► Shared ──► reconcile (core) ──► worker ──► execute ──► PostgreSQL
+//!                                 │ ▲                                          │
+//!                       uplink ◄──┘ └── agreed state, renewals                 └──► Shared
+//! ```
+//!
+//! Heartbeats never wait for acts: each of these is a task of its own, and they meet only in [`shared::Shared`].
+
+mod canary;
+mod execute;
+mod marker;
+mod prober;
+mod promise;
+mod prove;
+mod report;
+mod right;
+mod sampler;
+pub mod shared;
+mod uplink;
+mod worker;
+
+use crate::config::Config;
+use pgvigil_consensus::Consensus;
+use pgvigil_core::report::Report;
+use shared::{Shared, StartError};
+use std::sync::Arc;
+
+/// A running agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    shared: Arc<Shared>,
+}
+
+impl Agent {
+    /// Takes the lock on the data directory, reads the promise and starts the agent's tasks. PostgreSQL, if it runs,
+    /// is left as it is and adopted.
+    pub fn start(config: &Config, consensus: Option<Consensus>) -> Result<Option<Self>, StartError> {
+        let Some(member) = &config.member else { return Ok(None) };
+        let shared = Arc::new(Shared::new(config, member, consensus)?);
+        let renewals = right::start(Arc::clone(&shared));
+        shared.renewals.set(renewals.clone()).ok();
+        sampler::start(Arc::clone(&shared));
+        canary::start(Arc::clone(&shared), renewals.clone());
+        prober::start(Arc::clone(&shared));
+        uplink::start(Arc::clone(&shared), renewals);
+        worker::start(Arc::clone(&shared));
+        Ok(Some(Self { shared }))
+    }
+
+    /// What it would report now.
+    #[must_use]
+    pub fn report(&self) -> Option<Report> {
+        report::make(&self.shared, 0)
+    }
+
+    /// Stops PostgreSQL for good: the store below has failed and this process is about to end. Keeps S3.
+    pub async fn fence_for_exit(&self, why: &str) {
+        execute::fence::now(&self.shared, 0, why).await;
+    }
+}

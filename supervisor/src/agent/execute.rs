@@ -1,0 +1,134 @@
+//! Acts: an [`Action`] of the core, done to the real PostgreSQL. Each checks its epoch against the promise before it
+//! acts, does its work in an order that may be cut off anywhere, and leaves what it found in [`Shared`].
+
+pub mod fence;
+mod found;
+mod remake;
+mod seal;
+mod serve;
+mod standby;
+
+use super::{prove, shared::Shared};
+use anyhow::{Context, bail};
+use pgvigil_core::{
+    id::Epoch,
+    reconcile::Action,
+    rule::Setting,
+};
+use pgvigil_postgres::{Settings, SyncRule, instance::Instance, process::SpawnOptions};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+/// A statement of the agent's own.
+const STATEMENT: Duration = Duration::from_secs(5);
+
+/// Does `action`.
+pub async fn act(shared: &Arc<Shared>, action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::Fence { polite_ms, why, .. } => {
+            fence::now(shared, polite_ms, &why).await;
+            Ok(())
+        }
+        Action::Seal { epoch } => seal::seal(shared, epoch).await,
+        Action::CatchUp { epoch, source } => seal::catch_up(shared, epoch, &source).await,
+        Action::ReadWalEnd { epoch } => seal::read_wal_end(shared, epoch).await,
+        Action::Initdb { epoch, incarnation } => found::initdb(shared, epoch, incarnation).await,
+        Action::AdoptPrimary { epoch, incarnation } => found::adopt_primary(shared, epoch, incarnation).await,
+        Action::AdoptStandby { incarnation } => found::adopt_standby(shared, incarnation).await,
+        Action::StartPrimary { epoch, setting, version } => {
+            serve::start_primary(shared, epoch, &setting, version).await
+        }
+        Action::Configure { epoch, setting, version, door_open } => {
+            serve::configure(shared, epoch, &setting, version, door_open).await
+        }
+        Action::Promote { epoch, timeline } => serve::promote(shared, epoch, timeline).await,
+        Action::CarryOn { epoch } => serve::carry_on(shared, epoch).await,
+        Action::Prove { epoch, setting, version } => prove::prove(shared, epoch, &setting, version).await,
+        Action::StartStandby { epoch } => standby::start(shared, epoch).await,
+        Action::Follow { epoch, upstream, key } => standby::follow(shared, epoch, &upstream, &key).await,
+        Action::Rewind { epoch, upstream, incarnation } => remake::rewind(shared, epoch, &upstream, incarnation).await,
+        Action::Clone { epoch, upstream, incarnation } => remake::clone(shared, epoch, &upstream, incarnation).await,
+        Action::Restart { request } => standby::restart(shared, request).await,
+    }
+}
+
+/// The act's name, for problems.
+pub const fn name(action: &Action) -> &'static str {
+    match action {
+        Action::Fence { .. } => "fence",
+        Action::Seal { .. } => "seal",
+        Action::CatchUp { .. } => "catch up",
+        Action::ReadWalEnd { .. } => "read the end of WAL",
+        Action::Initdb { .. } => "initdb",
+        Action::AdoptPrimary { .. } => "adopt the primary",
+        Action::AdoptStandby { .. } => "adopt the standby",
+        Action::StartPrimary { .. } => "start as primary",
+        Action::Configure { .. } => "configure",
+        Action::Promote { .. } => "promote",
+        Action::CarryOn { .. } => "carry on",
+        Action::Prove { .. } => "prove the rule",
+        Action::StartStandby { .. } => "start as standby",
+        Action::Follow { .. } => "follow",
+        Action::Rewind { .. } => "rewind",
+        Action::Clone { .. } => "clone",
+        Action::Restart { .. } => "restart",
+    }
+}
+
+/// Refuses an act of an epoch older than the promise; promises a newer one first. Keeps S5.
+fn obey(shared: &Shared, epoch: Epoch) -> anyhow::Result<()> {
+    let promised = shared.lock().local.promise.epoch;
+    if epoch < promised {
+        bail!("epoch {epoch} is over: epoch {promised} was promised");
+    }
+    shared.promise(|promise| promise.epoch = epoch).context("cannot write the promise")
+}
+
+fn instance(shared: &Shared) -> Instance {
+    Instance {
+        binaries: shared.binaries.clone(),
+        layout: shared.layout.clone(),
+        endpoint: shared.lock().endpoint.clone(),
+        cgroup: None,
+    }
+}
+
+fn rule(setting: &Setting, epoch: Epoch) -> SyncRule {
+    if setting.k == 0 {
+        return SyncRule::Local;
+    }
+    if setting.cohort.is_empty() {
+        return SyncRule::Nobody;
+    }
+    SyncRule::Any {
+        k: u16::try_from(setting.k).unwrap_or(u16::MAX),
+        names: setting.cohort.iter().map(|key| key.sync_name(epoch)).collect(),
+    }
+}
+
+/// Our settings file; sealed, with nobody to confirm, until the caller says otherwise.
+fn settings(shared: &Shared) -> Settings {
+    let endpoint = shared.lock().endpoint.clone();
+    let mut settings = Settings::new(shared.config.port, endpoint.socket_dir);
+    settings.listen_addresses = match shared.config.host.parse::<IpAddr>() {
+        Ok(address) if address.is_loopback() => address.to_string(),
+        _ => "*".to_owned(),
+    };
+    if let Some(agreed) = shared.agreed() {
+        settings.max_slot_wal_keep_size_mb = i64::try_from(agreed.settings.slot_wal_max_mib).unwrap_or(i64::MAX);
+    }
+    settings.wal_keep_size_mb = 1024;
+    settings.user = shared.config.parameters.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    settings
+}
+
+/// The setting by which a new connection shows that the newest file was read.
+const GENERATION: &str = "pgvigil.generation";
+
+fn spawn_options() -> SpawnOptions {
+    SpawnOptions::default()
+}
+
+/// The value of `synchronous_standby_names` for a setting of `epoch`.
+pub fn names(setting: &Setting, epoch: Epoch) -> String {
+    rule(setting, epoch).names_value()
+}

@@ -1,0 +1,117 @@
+//! Seal for an election, read the end of the WAL, and fetch what an election orders.
+
+use super::{STATEMENT, instance, obey, settings};
+use crate::{agent::shared::Shared, clock};
+use anyhow::{Context, bail};
+use pgvigil_core::{
+    cluster::ClusterState,
+    id::{Epoch, TimelineId},
+    local::{InForce, SealedAt},
+    position::Position,
+    reconcile::Upstream,
+};
+use pgvigil_postgres::{
+    Link,
+    position::DiskPosition,
+    seal::{SealLimits, SealedServer, seal as seal_server},
+    settings::write_pass_file,
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long a member may take to fetch what an election ordered.
+const CATCH_UP: Duration = Duration::from_secs(25);
+
+/// The promise first, fsynced; then upstream emptied, no walreceiver, position read. Keeps S1 (histories A4, A5, A17).
+pub async fn seal(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
+    obey(shared, epoch)?;
+    shared.promise(|promise| promise.sealed = Some(epoch)).context("cannot write the promise")?;
+    let (position, quiet) = close(shared).await?;
+    let mut inner = shared.lock();
+    inner.quiet_since = Some(quiet);
+    inner.can_stream = true;
+    inner.local.sealed = Some(SealedAt { epoch, position });
+    drop(inner);
+    tracing::info!(member = %shared.me(), %epoch, %position, "sealed");
+    Ok(())
+}
+
+/// The same without a promise: to learn where the WAL ends before a new upstream is followed.
+pub async fn read_wal_end(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
+    obey(shared, epoch)?;
+    close(shared).await?;
+    Ok(())
+}
+
+/// Stops reception, reads the position, and says since when it has not moved.
+async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, pgvigil_core::time::Time)> {
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let promotion_asked = {
+        let inner = shared.lock();
+        let promise = &inner.local.promise;
+        promise.promotion.is_none() && agreed.reigns.iter().any(|r| r.epoch == promise.reigned && r.primary.member == *shared.me())
+    };
+    let sealed = seal_server(&instance(shared), &settings(shared), promotion_asked, SealLimits::default()).await?;
+    tracing::debug!(member = %shared.me(), steps = ?sealed.steps, server = ?sealed.server, "reception stopped");
+    let (position, owner) = locate(&agreed, &sealed.position)?;
+    if let SealedServer::Stopped(why) = sealed.server {
+        let was = shared.lock().postmaster.is_some();
+        if was {
+            tracing::warn!(member = %shared.me(), "PostgreSQL was stopped to be sealed: {why}");
+        }
+        let crashed = matches!(shared.lock().local.postgres, pgvigil_core::local::LocalPostgres::Stopped { crashed: true });
+        shared.forget_running(crashed);
+    }
+    let mut inner = shared.lock();
+    // Sampled at or beyond the end already: quiet since that sample began. Otherwise the last bytes came after it.
+    let quiet = inner.flush_seen.filter(|(lsn, _)| *lsn >= position.lsn).map_or_else(clock::now, |(_, began)| began);
+    inner.local.wal_end = Some((position, owner));
+    inner.local.fence_on_disk = true;
+    if let Some(in_force) = inner.local.in_force.take() {
+        inner.local.in_force = Some(InForce { upstream: None, version: None, ..in_force });
+    }
+    Ok((position, quiet))
+}
+
+/// The position in agreed terms: the epoch in which the owning timeline began (history A3).
+fn locate(agreed: &ClusterState, found: &DiskPosition) -> anyhow::Result<(Position, TimelineId)> {
+    let owner = found.timeline();
+    match agreed.epoch_of_timeline(owner) {
+        Some(epoch) => Ok((Position::new(epoch, found.end()), owner)),
+        None => bail!("its WAL ends on timeline {owner}, which was never allotted in this cluster"),
+    }
+}
+
+/// The one reception of WAL that a seal allows: from another sealed member, by the election's order, under a name that
+/// no rule counts.
+pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> anyhow::Result<()> {
+    obey(shared, epoch)?;
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let Some(order) = agreed.election.as_ref().filter(|e| e.epoch == epoch).and_then(|e| e.catch_up.clone()) else {
+        bail!("the election for epoch {epoch} gives no such order");
+    };
+    let instance = instance(shared);
+    let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
+    let role = &shared.access.replication_role;
+    let mut ours = settings(shared);
+    let name = format!("pgvigil_catchup_{}", shared.me());
+    ours.upstream = Some(pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name));
+    write_pass_file(&shared.layout, Some((role, &shared.password)))?;
+    ours.write(shared.binaries.version(), &shared.layout)?;
+    instance.reload(&postmaster)?;
+    shared.lock().activity = Some(format!("fetching WAL up to {} from {}", order.target, source.key));
+    let link: Link = instance.connect("catch up", STATEMENT).await?;
+    let deadline = tokio::time::Instant::now() + CATCH_UP;
+    loop {
+        let sample = link.sample(STATEMENT).await?;
+        if sample.receive_lsn.max(sample.replay_lsn) >= Some(order.target.lsn) {
+            break;
+        }
+        let still = shared.agreed().is_some_and(|a| a.election.as_ref().is_some_and(|e| e.epoch == epoch));
+        if !still || tokio::time::Instant::now() > deadline {
+            bail!("the WAL up to {} did not come from {}", order.target, source.key);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(link);
+    seal(shared, epoch).await
+}

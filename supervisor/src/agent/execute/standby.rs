@@ -1,0 +1,107 @@
+//! To be a standby: start, follow, restart.
+
+use super::{instance, obey, settings, spawn_options};
+use crate::agent::{sampler, shared::Shared};
+use anyhow::{Context, bail};
+use pgvigil_core::{
+    id::{Epoch, MemberKey},
+    local::InForce,
+    reconcile::Upstream,
+};
+use pgvigil_postgres::{
+    StopMode,
+    hba::{self, Door},
+    history_files,
+    instance::StartAs,
+    seal::seal_on_disk,
+    settings::{RecoveryTimeline, ensure_include, write_pass_file},
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long a start may take before it is left to finish by itself.
+const START: Duration = Duration::from_secs(30);
+
+/// Starts PostgreSQL as a standby that follows nobody yet, its recovery pinned where its own files could mislead it
+/// (history A4).
+pub async fn start(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
+    obey(shared, epoch)?;
+    disarmed(shared).await?;
+    let wal_end = shared.lock().local.wal_end;
+    let Some((_, owner)) = wal_end else { bail!("the end of its WAL is not known") };
+    let pg_wal = shared.layout.pg_wal();
+    let timeline = history_files::start_timeline(&pg_wal, owner)?;
+    launch(shared, timeline).await
+}
+
+async fn launch(shared: &Arc<Shared>, timeline: RecoveryTimeline) -> anyhow::Result<()> {
+    let mut ours = settings(shared);
+    ours.recovery_timeline = timeline;
+    seal_on_disk(&shared.layout, &ours, shared.binaries.version())?;
+    ensure_include(&shared.layout)?;
+    hba::write(&shared.layout, Door::Closed, &shared.access, &shared.config.hba)?;
+    shared.lock().activity = Some("starting as standby".to_owned());
+    let (postmaster, _) = instance(shared).start(StartAs::Standby, &spawn_options(), START).await?;
+    sampler::watch(shared, postmaster);
+    let mut inner = shared.lock();
+    inner.pinned = timeline != RecoveryTimeline::Latest;
+    inner.local.fence_on_disk = true;
+    inner.local.in_force = Some(InForce { door_open: false, ..InForce::default() });
+    Ok(())
+}
+
+/// The guard must not hold a deadline of a reign that is over: it would kill the standby.
+async fn disarmed(shared: &Shared) -> anyhow::Result<()> {
+    for _ in 0..500 {
+        {
+            let inner = shared.lock();
+            if inner.guard_armed && inner.guarded_until.is_none() {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bail!("the guard does not confirm that it is disarmed")
+}
+
+/// Streams from the primary of `epoch` under this member's name of that epoch. `reconcile` has seen that its WAL ends
+/// at or before the fork (history A6).
+pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key: &MemberKey) -> anyhow::Result<()> {
+    obey(shared, epoch)?;
+    if shared.lock().pinned {
+        // Pinned to its own timeline it would never go over to the new one.
+        instance(shared).stop(StopMode::Fast, START).await.context("cannot stop to unpin recovery")?;
+        launch(shared, RecoveryTimeline::Latest).await?;
+    }
+    let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
+    let role = &shared.access.replication_role;
+    let mut ours = settings(shared);
+    ours.upstream =
+        Some(pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch)));
+    hba::write(&shared.layout, Door::Open, &shared.access, &shared.config.hba)?;
+    {
+        // From here on WAL may come in: what was read and sealed is no longer the end.
+        let mut inner = shared.lock();
+        inner.local.wal_end = None;
+        inner.local.sealed = None;
+        inner.local.fence_on_disk = false;
+        inner.flush_seen = None;
+    }
+    write_pass_file(&shared.layout, Some((role, &shared.password)))?;
+    ours.write(shared.binaries.version(), &shared.layout)?;
+    instance(shared).reload(&postmaster)?;
+    let mut inner = shared.lock();
+    inner.local.in_force = Some(InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) });
+    Ok(())
+}
+
+/// Restarts PostgreSQL in its role, as an operator asked. A primary is restarted by the agreed way: it is stopped, and
+/// the leader decides between failover and restart in place.
+pub async fn restart(shared: &Arc<Shared>, request: u64) -> anyhow::Result<()> {
+    shared.lock().stopping = true;
+    let stopped = instance(shared).stop(StopMode::Fast, START).await;
+    shared.forget_running(false);
+    shared.lock().local.restarted = request;
+    stopped.context("cannot stop PostgreSQL")?;
+    shared.lock().local.wal_end = None;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The proof that a setting is held by every walsender and confirmed by k of S (protocol review, D3). Keeps S1.
+//!
+//! (a) a new connection shows the setting; (b) then a marker is written; (c) every walsender that existed at (a) has
+//! itself reported flush ≥ marker, or is gone; (d) k of S have flushed ≥ marker.
+
+use super::{execute, shared::Shared};
+use anyhow::{Context, bail};
+use pgvigil_core::{
+    command::Proof,
+    id::{Epoch, MemberKey, RuleVersion},
+    lsn::Lsn,
+    rule::Setting,
+};
+use pgvigil_postgres::{Link, canary::marker, link::fresh_value};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+const STATEMENT: Duration = Duration::from_secs(5);
+/// How long a walsender may lag behind the marker before it is ended: its standby reconnects under the new setting.
+const STUCK: Duration = Duration::from_secs(2);
+/// How long one attempt waits for (c) and (d).
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Tries to prove `version` of `epoch`; on success the proof lies in [`Shared`] for the next report.
+pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, version: RuleVersion) -> anyhow::Result<()> {
+    let endpoint = shared.lock().endpoint.clone();
+    let names = execute::names(setting, epoch);
+    let shown = fresh_value(&endpoint, "synchronous_standby_names", STATEMENT).await?;
+    if shown != names {
+        if let Some(in_force) = shared.lock().local.in_force.as_mut() {
+            in_force.version = None;
+        }
+        bail!("synchronous_standby_names is {shown:?}, not {names:?}");
+    }
+    let link = Link::connect(&endpoint, "prove", "-c synchronous_commit=local", STATEMENT).await?;
+    if adopted_without_rule(shared) {
+        // Backends look at a flag that the checkpointer sets after its own reload; a checkpoint asked for after (a) is
+        // begun only after that reload (history A8). A commit already past the flag is older than the marker.
+        link.checkpoint(Duration::from_secs(600)).await.context("the checkpointer has not taken up the setting")?;
+    }
+    let before: BTreeSet<i32> = link.walsenders(STATEMENT).await?.into_iter().map(|(pid, _, _)| pid).collect();
+    let marker = marker(&endpoint, STATEMENT).await?;
+    let flushed = wait(shared, &link, epoch, setting, &before, marker).await?;
+    let mut inner = shared.lock();
+    inner.records.push(marker);
+    inner.records.sort_unstable();
+    inner.proof = Some(Proof { version, marker, flushed });
+    inner.local.proven = Some(version);
+    Ok(())
+}
+
+fn adopted_without_rule(shared: &Shared) -> bool {
+    shared.agreed().is_some_and(|agreed| agreed.newest_rule().is_some_and(|rule| rule.setting.k == 0))
+}
+
+async fn wait(
+    shared: &Shared,
+    link: &Link,
+    epoch: Epoch,
+    setting: &Setting,
+    before: &BTreeSet<i32>,
+    marker: Lsn,
+) -> anyhow::Result<BTreeSet<MemberKey>> {
+    let began = tokio::time::Instant::now();
+    let keys: BTreeMap<String, &MemberKey> = setting.cohort.iter().map(|key| (key.sync_name(epoch), key)).collect();
+    let mut ended = false;
+    loop {
+        let senders = link.walsenders(STATEMENT).await?;
+        let there = |flush: &Option<Lsn>| flush.is_some_and(|flush| flush >= marker);
+        let behind: Vec<i32> =
+            senders.iter().filter(|(pid, _, flush)| before.contains(pid) && !there(flush)).map(|(pid, _, _)| *pid).collect();
+        let flushed: BTreeSet<MemberKey> = senders
+            .iter()
+            .filter(|(_, _, flush)| there(flush))
+            .filter_map(|(_, name, _)| keys.get(name).map(|key| (*key).clone()))
+            .collect();
+        if behind.is_empty() && setting.satisfied_by(&flushed) {
+            return Ok(flushed);
+        }
+        if began.elapsed() > STUCK && !ended && setting.satisfied_by(&flushed) {
+            ended = true;
+            for pid in &behind {
+                link.terminate_backend(*pid, STATEMENT).await?;
+            }
+        }
+        let moved = shared.agreed().and_then(|agreed| agreed.reign().map(|r| (r.epoch, r.setting.clone())));
+        if moved.is_none_or(|(of, wanted)| of != epoch || wanted != *setting) {
+            bail!("the rule has changed meanwhile");
+        }
+        if began.elapsed() > ATTEMPT {
+            bail!("{} walsenders are behind the marker {marker}, {} of the rule have it", behind.len(), flushed.len());
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,176 @@
+//! Renders what the agent knows into a report. Ages are made here, on this host's clock, at the moment of sending.
+
+use super::shared::{Inner, Shared};
+use crate::clock;
+use pgvigil_core::{
+    cluster::ClusterState,
+    id::{Epoch, MemberKey},
+    local::{Local, LocalPostgres, Running},
+    position::Position,
+    reign::{ElectionKind, Seal, SealKind},
+    report::{
+        CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport,
+    },
+    time::Time,
+};
+
+/// The report of this moment; `None` until PostgreSQL was looked at once.
+pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
+    let agreed = shared.agreed();
+    let agreed = agreed.as_deref();
+    let now = clock::now();
+    let mut inner = shared.lock();
+    if matches!(inner.local.postgres, LocalPostgres::Unknown) {
+        return None;
+    }
+    let starved_ms = std::mem::take(&mut inner.starved_ms);
+    let inner = &*inner;
+    Some(Report {
+        cluster: shared.cluster.clone(),
+        spec: shared.spec.clone(),
+        seq,
+        incarnation: inner.local.marker.as_ref().filter(|m| m.member == *shared.me()).map(|m| m.incarnation),
+        revision: agreed.map(|a| a.revision).unwrap_or_default(),
+        promised: inner.local.promise.epoch,
+        postgres: postgres(agreed, inner, now),
+        seal: agreed.and_then(|agreed| seal(agreed, inner, now)),
+        fenced: fenced(agreed, &inner.local),
+        starved_ms,
+        guard_armed: inner.guard_armed,
+        probe: inner.probe.as_ref().map(|(probe, at)| {
+            let mut probe = probe.clone();
+            probe.age_ms = now.since(*at);
+            probe
+        }),
+        activity: inner.activity.clone(),
+        problems: inner.problems.values().cloned().collect(),
+        needs_new_incarnation: inner.needs_new_incarnation.clone(),
+        restarted: inner.local.restarted,
+        discarded_wal: inner.discarded.clone(),
+    })
+}
+
+/// The newest epoch of which nothing serves here. The fence is on disk, so nothing can come up as a primary either.
+fn fenced(agreed: Option<&ClusterState>, local: &Local) -> Option<Epoch> {
+    match &local.postgres {
+        LocalPostgres::NoData => agreed.map(|agreed| agreed.epoch),
+        LocalPostgres::Stopped { .. } if local.fence_on_disk => Some(local.promise.reigned),
+        LocalPostgres::Running(running) if running.in_recovery => {
+            // Running as a standby: whatever it reigned before ended with that start. An appointee on its way has not
+            // begun its own reign, unless its promotion is under way.
+            let promoting = agreed.and_then(ClusterState::reign).is_some_and(|r| r.epoch == local.promise.reigned);
+            (!promoting).then_some(local.promise.reigned)
+        }
+        _ => None,
+    }
+}
+
+fn postgres(agreed: Option<&ClusterState>, inner: &Inner, now: Time) -> PostgresReport {
+    match &inner.local.postgres {
+        LocalPostgres::Unknown | LocalPostgres::Starting => PostgresReport::Starting,
+        LocalPostgres::NoData => PostgresReport::NoData,
+        LocalPostgres::Unusable { why } => PostgresReport::Unusable { why: why.clone() },
+        LocalPostgres::Adoptable(found) => PostgresReport::Adoptable(found.clone()),
+        LocalPostgres::Stopped { crashed } => PostgresReport::Stopped { crashed: *crashed },
+        LocalPostgres::Running(running) if running.in_recovery => standby(inner, running, now),
+        LocalPostgres::Running(running) => primary(agreed, inner, running, now),
+    }
+}
+
+fn standby(inner: &Inner, running: &Running, now: Time) -> PostgresReport {
+    let sample = inner.sample.as_ref().map(|(sample, _)| sample);
+    PostgresReport::Standby(StandbyReport {
+        timeline: running.timeline,
+        following: inner.local.in_force.as_ref().filter(|f| f.upstream.is_some()).map(|f| f.epoch),
+        flush_lsn: running.flush_lsn,
+        replay_lsn: sample.and_then(|s| s.replay_lsn).unwrap_or_default(),
+        streaming: running.streaming,
+        wal_age_ms: now.since(running.wal_moved_at),
+        replay_held: sample.is_some_and(|s| s.replay_paused),
+    })
+}
+
+fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now: Time) -> PostgresReport {
+    let epoch = inner.local.promise.reigned;
+    let sample = inner.sample.as_ref().map(|(sample, _)| sample);
+    let standbys = agreed.map(|agreed| senders(agreed, epoch, inner)).unwrap_or_default();
+    let settings = agreed.map(|agreed| agreed.settings.clone()).unwrap_or_default();
+    PostgresReport::Primary(Box::new(PrimaryReport {
+        epoch,
+        timeline: running.timeline,
+        flush_lsn: running.flush_lsn,
+        promotion: inner.local.promise.promotion,
+        system_identifier: inner.slow.as_ref().map(|slow| slow.system_identifier).unwrap_or_default(),
+        door_open: inner.local.in_force.as_ref().is_some_and(|f| f.door_open),
+        setting_in_force: inner.local.in_force.as_ref().and_then(|f| f.version),
+        proof: inner.proof.clone(),
+        canary: CanaryReport {
+            ok_age_ms: inner.canary_ok_at.map(|at| now.since(at)),
+            waiting_ms: inner.canary_waiting_since.map_or(0, |at| now.since(at)),
+            took_us: inner.canary_took_us,
+        },
+        standbys,
+        weakened: weakened(inner, sample.map(|s| s.sync_commit.as_str())),
+        right_ms: inner.local.right.left(&settings, now),
+    }))
+}
+
+/// The walsenders of this epoch's names: a connection under any other name counts for nothing.
+pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner) -> Vec<SenderReport> {
+    let Some((sample, _)) = &inner.sample else { return Vec::new() };
+    let keys = agreed.members.values().map(pgvigil_core::member::Member::key);
+    keys.filter_map(|key| {
+        let name = key.sync_name(epoch);
+        let sender = sample.walsenders.iter().find(|s| s.application_name == name)?;
+        let flush_lsn = sender.flush_lsn.unwrap_or_default();
+        Some(SenderReport {
+            flushed_record: inner.records.iter().rev().find(|record| **record <= flush_lsn).copied(),
+            key,
+            flush_lsn,
+            streaming: sender.state.as_deref() == Some("streaming"),
+            counted: matches!(sender.sync_state.as_deref(), Some("quorum" | "sync")),
+        })
+    })
+    .collect()
+}
+
+fn weakened(inner: &Inner, sync_commit: Option<&str>) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(value) = sync_commit.filter(|value| !matches!(*value, "on" | "remote_apply")) {
+        found.push(format!("synchronous_commit is {value}"));
+    }
+    if let Some(slow) = &inner.slow {
+        for weak in &slow.commit_overrides {
+            let of = match (&weak.database, &weak.role) {
+                (Some(database), Some(role)) => format!("role {role} in database {database}"),
+                (Some(database), None) => format!("database {database}"),
+                (None, Some(role)) => format!("role {role}"),
+                (None, None) => "some sessions".to_owned(),
+            };
+            found.push(format!("synchronous_commit is {} for {of}", weak.value));
+        }
+    }
+    found
+}
+
+fn seal(agreed: &ClusterState, inner: &Inner, now: Time) -> Option<SealReport> {
+    let election = agreed.election.as_ref()?;
+    let marker = inner.local.marker.as_ref()?;
+    let key = MemberKey::new(marker.member.clone(), marker.incarnation);
+    if let Some(sealed) = inner.local.sealed.as_ref().filter(|sealed| sealed.epoch == election.epoch) {
+        let seal = Seal { epoch: election.epoch, key, position: sealed.position, kind: SealKind::Sealed };
+        let quiet_ms = inner.quiet_since.map_or(0, |at| now.since(at));
+        return Some(SealReport { seal, quiet_ms, can_stream: inner.can_stream });
+    }
+    // The primary of the last reign still runs: it stands, and says how far it has flushed.
+    let LocalPostgres::Running(running) = &inner.local.postgres else { return None };
+    let stands = matches!(election.kind, ElectionKind::Failover | ElectionKind::Renewal)
+        && !running.in_recovery
+        && agreed.reign().is_some_and(|reign| reign.epoch == inner.local.promise.reigned && reign.primary == key);
+    let position = Position::new(agreed.epoch_of_timeline(running.timeline)?, running.flush_lsn);
+    stands.then(|| SealReport {
+        seal: Seal { epoch: election.epoch, key, position, kind: SealKind::Standing },
+        quiet_ms: 0,
+        can_stream: true,
+    })
+}

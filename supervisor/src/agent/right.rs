@@ -1,0 +1,141 @@
+//! The right to serve as its holder keeps it: the deadline goes to the guard, and only once the guard has confirmed it
+//! is the right longer. Keeps S3.
+
+use super::shared::Shared;
+use pgvigil_core::time::Time;
+use pgvigil_postgres::GuardClient;
+use std::{process::Stdio, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// Something that makes the right longer.
+#[derive(Clone, Copy, Debug)]
+pub enum Renewal {
+    /// The leader renewed the lease in answer to a heartbeat sent then.
+    Lease {
+        /// When.
+        sent_at: Time,
+    },
+    /// A canary under a rule of k ≥ 1 that began then was acknowledged.
+    Canary {
+        /// When.
+        began_at: Time,
+    },
+    /// PostgreSQL was fenced: there is no right any more, and nothing to guard.
+    Revoked,
+}
+
+/// How long the guard may take to confirm. It is local and does nothing else.
+const CONFIRM: Duration = Duration::from_millis(500);
+/// How often the guard is told again when nothing new is to be told: that it lives.
+const KEEP: Duration = Duration::from_millis(1_000);
+
+/// Starts the task; renewals go to what it returns.
+pub fn start(shared: Arc<Shared>) -> mpsc::UnboundedSender<Renewal> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(run(shared, receiver));
+    sender
+}
+
+async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>) {
+    let mut guard = GuardClient::new(shared.guard_socket.clone(), CONFIRM);
+    loop {
+        let renewal = tokio::time::timeout(KEEP, renewals.recv()).await;
+        let mut news: Vec<Renewal> = match renewal {
+            Ok(Some(first)) => vec![first],
+            Ok(None) => return,
+            Err(_) => Vec::new(),
+        };
+        while let Ok(more) = renewals.try_recv() {
+            news.push(more);
+        }
+        let Some(agreed) = shared.agreed() else { continue };
+        let mut right = shared.lock().local.right;
+        for renewal in news {
+            match renewal {
+                Renewal::Lease { sent_at } => right.renewed_sent_at = right.renewed_sent_at.max(Some(sent_at)),
+                Renewal::Canary { began_at } => right.canary_began_at = right.canary_began_at.max(Some(began_at)),
+                Renewal::Revoked => right = pgvigil_core::lease::Right::default(),
+            }
+        }
+        let serves = shared.lock().local.in_force.as_ref().is_some_and(|f| f.door_open && f.upstream.is_none());
+        let until = right.until(&agreed.settings);
+        if tell(&shared, &mut guard, serves, agreed.paused.is_some(), until).await {
+            let mut inner = shared.lock();
+            inner.local.right = right;
+            inner.guarded_until = until;
+            inner.guard_armed = true;
+            drop(inner);
+            shared.work.notify_one();
+        } else {
+            shared.lock().guard_armed = false;
+        }
+    }
+}
+
+/// Tells the guard what it needs to know; starts one if there is none.
+async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, serves: bool, paused: bool, until: Option<Time>) -> bool {
+    let mut fresh = false;
+    for _ in 0..3 {
+        let told = match until {
+            _ if paused => guard.hold().await,
+            // A door that is about to open needs its deadline in force before, so whenever there is a right.
+            Some(until) => guard.arm(until.0).await,
+            // This agent was restarted beside a primary that serves. A guard that lived on holds the deadline; a new
+            // one knows of none, and the right may have run out already.
+            None if serves => match guard.status().await {
+                Ok(status) if status.duty == "armed" || status.duty == "held" => Ok(()),
+                Ok(_) => {
+                    shared.lock().local.right.renewed_sent_at = Some(Time(0));
+                    shared.work.notify_one();
+                    return false;
+                }
+                Err(error) => Err(error),
+            },
+            None => guard.disarm().await,
+        };
+        match told {
+            Ok(()) => {
+                shared.problem("guard", None);
+                return true;
+            }
+            Err(error) if fresh => {
+                shared.problem("guard", Some(format!("the guard does not confirm: {error}")));
+            }
+            Err(_) => {
+                spawn_guard(shared).await;
+                fresh = true;
+            }
+        }
+    }
+    false
+}
+
+/// The guard is a process of its own, in a session of its own: it outlives this one. Waits until it listens.
+async fn spawn_guard(shared: &Shared) {
+    let Ok(program) = std::env::current_exe() else { return };
+    std::fs::remove_file(&shared.guard_socket).ok();
+    let mut command = tokio::process::Command::new(program);
+    command
+        .arg("guard")
+        .arg("--data-dir")
+        .arg(&shared.layout.data_dir)
+        .arg("--agent-dir")
+        .arg(&shared.layout.agent_dir)
+        .arg("--socket")
+        .arg(&shared.guard_socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .process_group(0);
+    match command.spawn() {
+        Ok(mut child) => {
+            tokio::spawn(async move { child.wait().await });
+        }
+        Err(error) => shared.problem("guard", Some(format!("the guard cannot be started: {error}"))),
+    }
+    for _ in 0..400 {
+        if shared.guard_socket.exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

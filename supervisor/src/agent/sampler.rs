@@ -1,0 +1,321 @@
+//! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
+
+use super::shared::{Inner, Shared};
+use crate::clock;
+use pgvigil_core::{
+    id::TimelineId,
+    local::{InForce, LocalPostgres, Running},
+    report::Adoptable,
+    time::Time,
+};
+use pgvigil_postgres::{
+    ControlFile, Endpoint, Link, Postmaster, Sample,
+    datadir::{self, Content},
+    drift, hba,
+};
+use std::{sync::Arc, time::Duration};
+
+/// A sample's own limit. Its lateness is no verdict on PostgreSQL: the canary is.
+const LIMIT: Duration = Duration::from_millis(1_500);
+/// Between two slow samples, in fast ones.
+const SLOW_EVERY: u64 = 40;
+
+/// Starts the sampler.
+pub fn start(shared: Arc<Shared>) {
+    tokio::spawn(async move {
+        let mut link: Option<(i32, Link)> = None;
+        let mut count = 0_u64;
+        loop {
+            round(&shared, &mut link, count).await;
+            count += 1;
+            let pause = shared.agreed().map_or(200, |agreed| agreed.settings.heartbeat_ms * 4 / 5);
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+                () = shared.look.notified() => {}
+            }
+        }
+    });
+}
+
+async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64) {
+    let postmaster = shared.lock().postmaster.clone();
+    let Some(postmaster) = postmaster else {
+        *link = None;
+        let busy = shared.lock().local.busy;
+        if !busy {
+            find(shared);
+        }
+        return;
+    };
+    let pid = postmaster.pid();
+    if link.as_ref().is_none_or(|(of, link)| *of != pid || link.is_closed()) {
+        *link = None;
+        let endpoint = shared.lock().endpoint.clone();
+        match Link::connect(&endpoint, "pgvigil sampler", "", LIMIT).await {
+            Ok(fresh) => *link = Some((pid, fresh)),
+            Err(error) if error.is_starting() => return,
+            Err(error) => {
+                shared.problem("connect", Some(format!("no connection to PostgreSQL: {error}")));
+                return;
+            }
+        }
+    }
+    let Some((_, open)) = link.as_ref() else { return };
+    let began = clock::now();
+    match open.sample(LIMIT).await {
+        Ok(sample) => {
+            shared.problem("connect", None);
+            take(shared, sample, began, pid);
+        }
+        Err(error) => {
+            *link = None;
+            tracing::debug!(member = %shared.me(), "no sample: {error}");
+            return;
+        }
+    }
+    if count % SLOW_EVERY == 0 || shared.lock().slow.is_none() {
+        if let Some((_, open)) = link.as_ref()
+            && let Ok(slow) = open.slow_sample(LIMIT).await
+        {
+            let lost: Vec<_> = slow
+                .slots
+                .iter()
+                .filter(|slot| matches!(slot.wal_status.as_deref(), Some("lost" | "unreserved")))
+                .map(|slot| format!("{} ({})", slot.name, slot.wal_status.clone().unwrap_or_default()))
+                .collect();
+            shared.lock().slow = Some(slow);
+            let text = format!("replication slots that lost WAL or are about to: {}", lost.join(", "));
+            shared.problem("slots", (!lost.is_empty()).then_some(text));
+        }
+        mend_drift(shared);
+    }
+}
+
+/// Nothing is known to run: what is in the data directory, and does something run in it?
+fn find(shared: &Arc<Shared>) {
+    let dir = &shared.layout.data_dir;
+    let postgres = match datadir::content(dir) {
+        Err(error) => LocalPostgres::Unusable { why: error.to_string() },
+        Ok(Content::Empty) => LocalPostgres::NoData,
+        Ok(Content::Foreign) => LocalPostgres::Unusable {
+            why: format!("{} holds files, but no PostgreSQL data; move them away or name another directory", dir.display()),
+        },
+        Ok(Content::Cluster { major }) => {
+            if major != shared.binaries.version().major {
+                let why = format!(
+                    "{} is of PostgreSQL {major}, the programs are of {}; set member.bin_dir to PostgreSQL {major}",
+                    dir.display(),
+                    shared.binaries.version()
+                );
+                LocalPostgres::Unusable { why }
+            } else {
+                match Postmaster::adopt(dir) {
+                    Ok(Some(postmaster)) => {
+                        adopt(shared, postmaster);
+                        return;
+                    }
+                    Ok(None) => stopped(shared),
+                    Err(error) => LocalPostgres::Unusable { why: error.to_string() },
+                }
+            }
+        }
+    };
+    let mut inner = shared.lock();
+    if inner.postmaster.is_none() && inner.local.postgres != postgres && !inner.local.busy {
+        inner.local.postgres = postgres;
+        if inner.local.marker.is_none() {
+            inner.local.marker = super::marker::read(dir).ok().flatten();
+        }
+        drop(inner);
+        shared.work.notify_one();
+        shared.report.notify_one();
+    }
+}
+
+fn stopped(shared: &Shared) -> LocalPostgres {
+    let inner = shared.lock();
+    match &inner.local.postgres {
+        already @ LocalPostgres::Stopped { .. } => already.clone(),
+        _ if inner.local.marker.is_none() => LocalPostgres::Unusable {
+            why: "a stopped PostgreSQL without pgvigil's mark: start it to have it adopted, or move its data directory away"
+                .to_owned(),
+        },
+        _ => {
+            // Found stopped by an agent that has just started: how it ended is read from its control file.
+            let clean = ControlFile::read(&shared.binaries, &shared.layout.data_dir).is_ok_and(|c| c.state.is_clean());
+            LocalPostgres::Stopped { crashed: !clean }
+        }
+    }
+}
+
+/// A PostgreSQL that runs already: it is never restarted for our sake.
+fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
+    let dir = &shared.layout.data_dir;
+    let mut inner = shared.lock();
+    if let Ok(Some(file)) = datadir::PidFile::read(dir)
+        && let (Some(port), Some(socket_dir)) = (file.port, file.socket_dir)
+    {
+        inner.endpoint = Endpoint { socket_dir, port, user: inner.endpoint.user.clone() };
+    }
+    inner.local.fence_on_disk = false;
+    // The door as it stands on disk: restarting pgvigil closes it to nobody.
+    let open = hba::render(hba::Door::Open, &shared.access, &shared.config.hba);
+    let door_open = std::fs::read_to_string(shared.layout.pg_hba()).is_ok_and(|text| text == open);
+    if inner.local.marker.is_some() && inner.local.in_force.is_none() {
+        let epoch = inner.local.promise.reigned;
+        inner.local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });
+    }
+    drop(inner);
+    tracing::info!(member = %shared.me(), pid = postmaster.pid(), "found PostgreSQL running");
+    watch(shared, postmaster);
+}
+
+/// Keeps `postmaster` and notices its end at once.
+pub fn watch(shared: &Arc<Shared>, postmaster: Postmaster) {
+    let postmaster = Arc::new(postmaster);
+    {
+        let mut inner = shared.lock();
+        inner.local.postgres = LocalPostgres::Starting;
+        inner.stopping = false;
+        inner.postmaster = Some(Arc::clone(&postmaster));
+    }
+    shared.look.notify_one();
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let exit = postmaster.exited().await;
+        let ours = shared.lock().postmaster.as_ref().is_some_and(|p| p.pid() == postmaster.pid());
+        if !ours {
+            return;
+        }
+        let crashed = !shared.lock().stopping;
+        if crashed {
+            tracing::warn!(member = %shared.me(), pid = postmaster.pid(), ?exit, "PostgreSQL has ended");
+        }
+        shared.forget_running(crashed);
+        shared.work.notify_one();
+        shared.report.notify_one();
+    });
+}
+
+fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
+    let mut guard = shared.lock();
+    let inner = &mut *guard;
+    if inner.postmaster.as_ref().is_none_or(|postmaster| postmaster.pid() != pid) {
+        return;
+    }
+    if inner.local.marker.is_none() {
+        unmarked(shared, inner, &sample);
+        return;
+    }
+    let before = match &inner.local.postgres {
+        LocalPostgres::Running(running) => Some(running.clone()),
+        _ => None,
+    };
+    let running = running(&sample, before.as_ref(), began);
+    if sample.in_recovery {
+        if inner.flush_seen.is_none_or(|(lsn, _)| lsn != running.flush_lsn) {
+            inner.flush_seen = Some((running.flush_lsn, began));
+        }
+    } else if let Some(agreed) = shared.agreed.borrow().as_ref()
+        && let Some(rule) = agreed.newest_rule()
+    {
+        let streaming = |name: &String| {
+            sample.walsenders.iter().any(|s| s.application_name == *name && s.state.as_deref() == Some("streaming"))
+        };
+        let names = rule.setting.cohort.iter().map(|key| key.sync_name(rule.epoch));
+        inner.local.standbys_streaming = u32::try_from(names.filter(streaming).count()).unwrap_or(u32::MAX);
+    }
+    let changed = before.as_ref().is_none_or(|b| {
+        (b.in_recovery, b.timeline, b.streaming, b.walreceiver) != (running.in_recovery, running.timeline, running.streaming, running.walreceiver)
+    });
+    let senders_changed = !sample.in_recovery
+        && inner.sample.as_ref().is_none_or(|(old, _)| {
+            old.walsenders.iter().map(|s| (&s.application_name, &s.state)).ne(sample.walsenders.iter().map(|s| (&s.application_name, &s.state)))
+        });
+    inner.local.postgres = LocalPostgres::Running(running);
+    check_names(inner, &sample);
+    inner.sample = Some((sample, began));
+    drop(guard);
+    if changed || senders_changed {
+        shared.work.notify_one();
+        shared.report.notify_one();
+    }
+}
+
+/// The setting in force is looked at with every sample: changed under our feet, it is put back.
+fn check_names(inner: &mut Inner, sample: &Sample) {
+    let Some(in_force) = inner.local.in_force.as_mut() else { return };
+    if sample.in_recovery || in_force.version.is_none() {
+        return;
+    }
+    if inner.names_in_force.as_ref().is_some_and(|names| *names != sample.sync_names) {
+        let text = format!("synchronous_standby_names was changed by hand to {:?}; it is put back", sample.sync_names);
+        tracing::error!("{text}");
+        inner.problems.insert("drift", text);
+        in_force.version = None;
+        inner.local.proven = None;
+    }
+}
+
+fn running(sample: &Sample, before: Option<&Running>, now: Time) -> Running {
+    let flush = if sample.in_recovery {
+        // The walreceiver's position is forgotten by a restart; what was replayed was received.
+        sample.receive_lsn.max(sample.replay_lsn)
+    } else {
+        sample.flush_lsn
+    };
+    let flush_lsn = flush.unwrap_or_default();
+    let moved = before.is_none_or(|b| b.flush_lsn != flush_lsn || b.in_recovery != sample.in_recovery);
+    let streaming = sample.receiver.as_ref().is_some_and(|r| r.status == "streaming");
+    let timeline = sample.timeline.or_else(|| sample.receiver.as_ref().and_then(|r| r.timeline));
+    Running {
+        in_recovery: sample.in_recovery,
+        timeline: timeline.or_else(|| before.map(|b| b.timeline)).unwrap_or(TimelineId(0)),
+        flush_lsn,
+        streaming,
+        walreceiver: sample.receiver.is_some(),
+        wal_moved_at: if moved { now } else { before.map_or(now, |b| b.wal_moved_at) },
+    }
+}
+
+/// A server that pgvigil did not set up.
+fn unmarked(shared: &Arc<Shared>, inner: &mut Inner, sample: &Sample) {
+    let Some(slow) = &inner.slow else { return };
+    let found = LocalPostgres::Adoptable(Adoptable {
+        system_identifier: slow.system_identifier,
+        in_recovery: sample.in_recovery,
+        timeline: sample.timeline.unwrap_or(slow.checkpoint_timeline),
+        major: u32::from(shared.binaries.version().major),
+    });
+    if inner.local.postgres != found {
+        inner.local.postgres = found;
+        shared.work.notify_one();
+        shared.report.notify_one();
+    }
+}
+
+/// Names that are ours, set by hand with ALTER SYSTEM, override our file: they are taken out and reported.
+fn mend_drift(shared: &Shared) {
+    if shared.lock().local.marker.is_none() {
+        return;
+    }
+    match drift::find(&shared.layout) {
+        Ok(found) if found.is_empty() => {}
+        Ok(found) => {
+            let names = found.iter().map(|d| format!("{} = {:?}", d.name, d.value)).collect::<Vec<_>>().join(", ");
+            let text = match drift::remove(&shared.layout) {
+                Ok(_) => format!("set by hand with ALTER SYSTEM and taken out again: {names}"),
+                Err(error) => format!("set by hand with ALTER SYSTEM: {names}; it could not be taken out: {error}"),
+            };
+            shared.problem("drift", Some(text));
+            let mut inner = shared.lock();
+            if let Some(in_force) = inner.local.in_force.as_mut() {
+                in_force.version = None;
+                in_force.upstream = None;
+            }
+            drop(inner);
+            shared.work.notify_one();
+        }
+        Err(error) => shared.problem("drift", Some(error.to_string())),
+    }
+}

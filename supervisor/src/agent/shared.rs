@@ -1,0 +1,333 @@
+//! What the agent's tasks share: the member's fixed facts, what is known at this moment, and how to wake each other.
+
+use super::{
+    marker::{self, MarkerError},
+    promise::{PromiseError, PromiseFile},
+    right::Renewal,
+};
+use crate::{
+    clock,
+    config::{Config, ConfigError, MemberConfig},
+};
+use pgvigil_consensus::Consensus;
+use pgvigil_core::{
+    cluster::ClusterState,
+    command::Proof,
+    id::{ClusterId, MemberId, NodeId},
+    lease::Right,
+    local::{Local, LocalPostgres, Promise},
+    lsn::Lsn,
+    member::MemberSpec,
+    report::{DiscardedWal, Probe},
+    time::Time,
+};
+use pgvigil_postgres::{
+    Binaries, DirLock, Endpoint, Layout, Postmaster, Sample, SlowSample, boottime_ms, hba::Access, lock::LockError,
+    version::BinariesError,
+};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+use tokio::sync::{Notify, mpsc, watch};
+
+/// The role under which standbys connect.
+pub const REPLICATION_ROLE: &str = "pgvigil_replication";
+
+/// Why an agent cannot start. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// PostgreSQL's programs.
+    #[error(transparent)]
+    Binaries(#[from] BinariesError),
+    /// The configuration's files.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The promise.
+    #[error(transparent)]
+    Promise(#[from] PromiseError),
+    /// The mark in the data directory.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    /// Another agent has the data directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The user cannot be determined.
+    #[error("cannot determine the operating-system user: {0}")]
+    User(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Shared {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The member's configuration.
+    pub config: MemberConfig,
+    /// What it says of itself.
+    pub spec: MemberSpec,
+    /// This process.
+    pub node: NodeId,
+    /// The initial voters, to find a leader.
+    pub voters: Vec<(NodeId, String)>,
+    /// The local Raft node, if this process is a voter.
+    pub consensus: Option<Consensus>,
+    /// PostgreSQL's programs.
+    pub binaries: Binaries,
+    /// Where everything lies.
+    pub layout: Layout,
+    /// Who may connect while the door is closed.
+    pub access: Access,
+    /// The replication role's password.
+    pub password: String,
+    /// The guard's socket.
+    pub guard_socket: PathBuf,
+    /// The promise on disk.
+    pub promise_file: PromiseFile,
+    inner: Mutex<Inner>,
+    /// Wakes the worker.
+    pub work: Notify,
+    /// Asks for a report at once.
+    pub report: Notify,
+    /// Asks for a sample at once.
+    pub look: Notify,
+    /// The newest agreed state, as a watch for tasks that must stop when it moves.
+    pub agreed: watch::Sender<Option<Arc<ClusterState>>>,
+    /// Where renewals of the right go.
+    pub renewals: OnceLock<mpsc::UnboundedSender<Renewal>>,
+    _lock: DirLock,
+}
+
+/// Everything that changes.
+#[derive(Debug)]
+pub struct Inner {
+    /// What `reconcile` looks at.
+    pub local: Local,
+    /// The socket directory and port under which PostgreSQL was last started or found.
+    pub endpoint: Endpoint,
+    /// The postmaster, if one is known to run.
+    pub postmaster: Option<Arc<Postmaster>>,
+    /// The newest sample and when it began.
+    pub sample: Option<(Sample, Time)>,
+    /// The newest slow sample.
+    pub slow: Option<SlowSample>,
+    /// A standby's flushed position and the beginning of the first sample that showed it.
+    pub flush_seen: Option<(Lsn, Time)>,
+    /// Ends of records of canaries and markers, newest last: what a standby's flushed position is measured against.
+    pub records: Vec<Lsn>,
+    /// The newest successful canary began then.
+    pub canary_ok_at: Option<Time>,
+    /// The canary under way began then.
+    pub canary_waiting_since: Option<Time>,
+    /// How long the newest successful canary took, in microseconds.
+    pub canary_took_us: u64,
+    /// The newest complete proof.
+    pub proof: Option<Proof>,
+    /// The newest probe of the primary's port and when it ended.
+    pub probe: Option<(Probe, Time)>,
+    /// What a longer act is doing.
+    pub activity: Option<String>,
+    /// What went wrong lately, by topic.
+    pub problems: std::collections::BTreeMap<&'static str, String>,
+    /// `reconcile`'s wish for a new incarnation.
+    pub needs_new_incarnation: Option<String>,
+    /// Diverged WAL that was kept aside.
+    pub discarded: Option<DiscardedWal>,
+    /// The latest end of the right that the guard has confirmed.
+    pub guarded_until: Option<Time>,
+    /// Whether the guard answered lately.
+    pub guard_armed: bool,
+    /// The worst delay of the worker's own timer since the last report.
+    pub starved_ms: u64,
+    /// The seal is good for streaming from.
+    pub can_stream: bool,
+    /// How long before now the sealed position was first sampled; an instant.
+    pub quiet_since: Option<Time>,
+    /// The value of `synchronous_standby_names` that was last put in force.
+    pub names_in_force: Option<String>,
+    /// PostgreSQL was started with its recovery pinned to one timeline.
+    pub pinned: bool,
+    /// PostgreSQL was stopped by us: its end is no crash.
+    pub stopping: bool,
+}
+
+impl Shared {
+    /// Reads everything that must be known before the first act.
+    pub fn new(config: &Config, member: &MemberConfig, consensus: Option<Consensus>) -> Result<Self, StartError> {
+        let major = pgvigil_postgres::datadir::major_version(&member.data_dir).ok().flatten();
+        let binaries = Binaries::find_major(member.bin_dir.as_deref(), major)?;
+        let agent_dir = config.node.state_dir.join("agent");
+        let promise_file = PromiseFile::new(&agent_dir)?;
+        let layout = Layout::new(&member.data_dir, &agent_dir);
+        let lock = DirLock::acquire(&layout.agent_lock(), "the agent of this data directory")?;
+        let promise = promise_file.read()?;
+        let marker = marker::read(&member.data_dir)?;
+        let os_user = nix::unistd::User::from_uid(nix::unistd::geteuid())
+            .map_err(|error| StartError::User(error.to_string()))?
+            .map(|user| user.name)
+            .ok_or_else(|| StartError::User("no entry in the user database".to_owned()))?;
+        let superuser = member.superuser.clone().unwrap_or_else(|| os_user.clone());
+        let endpoint = Endpoint { socket_dir: agent_dir.clone(), port: member.port, user: superuser.clone() };
+        let access = Access {
+            superuser,
+            os_user,
+            replication_role: REPLICATION_ROLE.to_owned(),
+            replication_addresses: vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
+        };
+        let local = Local {
+            me: member.name.clone(),
+            marker,
+            promise,
+            postgres: LocalPostgres::Unknown,
+            wal_end: None,
+            sealed: None,
+            fence_on_disk: false,
+            in_force: None,
+            right: Right::default(),
+            election_since: None,
+            canary_waiting_ms: 0,
+            standbys_streaming: 0,
+            proven: None,
+            busy: false,
+            restarted: 0,
+        };
+        let inner = Inner {
+            local,
+            endpoint,
+            postmaster: None,
+            sample: None,
+            slow: None,
+            flush_seen: None,
+            records: Vec::new(),
+            canary_ok_at: None,
+            canary_waiting_since: None,
+            canary_took_us: 0,
+            proof: None,
+            probe: None,
+            activity: None,
+            problems: std::collections::BTreeMap::new(),
+            needs_new_incarnation: None,
+            discarded: None,
+            guarded_until: None,
+            guard_armed: false,
+            starved_ms: 0,
+            can_stream: false,
+            quiet_since: None,
+            names_in_force: None,
+            pinned: false,
+            stopping: false,
+        };
+        Ok(Self {
+            cluster: config.cluster.clone(),
+            spec: member.spec(config.node.id),
+            password: member.replication_password()?,
+            config: member.clone(),
+            node: config.node.id,
+            voters: config.node.voters.iter().map(|(id, address)| (*id, address.clone())).collect(),
+            consensus,
+            binaries,
+            guard_socket: agent_dir.join("guard.sock"),
+            layout,
+            access,
+            promise_file,
+            inner: Mutex::new(inner),
+            work: Notify::new(),
+            report: Notify::new(),
+            look: Notify::new(),
+            agreed: watch::Sender::new(None),
+            renewals: OnceLock::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Nothing awaits under this lock.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The member's name.
+    #[must_use]
+    pub const fn me(&self) -> &MemberId {
+        &self.spec.member
+    }
+
+    /// The newest agreed state held.
+    #[must_use]
+    pub fn agreed(&self) -> Option<Arc<ClusterState>> {
+        self.agreed.borrow().clone()
+    }
+
+    /// Takes in agreed state, unless it is older than what is held. Keeps S5.
+    pub fn learn(&self, state: ClusterState) {
+        let mut election = None;
+        let newer = self.agreed.send_if_modified(|held| {
+            let newer = held.as_ref().is_none_or(|held| held.revision < state.revision);
+            if newer {
+                election = Some(state.election.as_ref().map(|e| e.epoch));
+                let before = held.as_ref().and_then(|held| held.election.as_ref().map(|e| e.epoch));
+                if election == Some(before) {
+                    election = None;
+                }
+                *held = Some(Arc::new(state));
+            }
+            newer
+        });
+        if !newer {
+            return;
+        }
+        if let Some(election) = election {
+            self.lock().local.election_since = election.map(|_| clock::now());
+        }
+        self.work.notify_one();
+    }
+
+    /// Changes the promise: on disk and fsynced first, then in memory.
+    pub fn promise(&self, change: impl FnOnce(&mut Promise)) -> Result<(), PromiseError> {
+        let mut promise = self.lock().local.promise.clone();
+        let before = promise.clone();
+        change(&mut promise);
+        if promise != before {
+            self.promise_file.write(&promise)?;
+            self.lock().local.promise = promise;
+        }
+        Ok(())
+    }
+
+    /// Remembers a problem for the next report, or forgets it.
+    pub fn problem(&self, topic: &'static str, text: Option<String>) {
+        let mut inner = self.lock();
+        let changed = match text {
+            Some(text) => inner.problems.insert(topic, text.clone()).as_ref() != Some(&text),
+            None => inner.problems.remove(topic).is_some(),
+        };
+        let now = inner.problems.get(topic).cloned();
+        drop(inner);
+        if changed {
+            match now {
+                Some(text) => tracing::warn!(member = %self.me(), topic, "{text}"),
+                None => tracing::info!(member = %self.me(), topic, "no longer a problem"),
+            }
+            self.report.notify_one();
+        }
+    }
+
+    /// PostgreSQL was found not to run: forgets everything that was true of the running one.
+    pub fn forget_running(&self, crashed: bool) {
+        let mut inner = self.lock();
+        inner.postmaster = None;
+        inner.sample = None;
+        inner.canary_waiting_since = None;
+        inner.local.canary_waiting_ms = 0;
+        inner.local.standbys_streaming = 0;
+        inner.local.in_force = None;
+        inner.local.proven = None;
+        inner.proof = None;
+        inner.local.postgres = LocalPostgres::Stopped { crashed };
+    }
+
+    /// `CLOCK_BOOTTIME` now.
+    #[must_use]
+    pub fn now() -> Time {
+        Time(boottime_ms())
+    }
+}

@@ -1,0 +1,144 @@
+//! What this node has seen while it leads: reports stamped with its own clock, and the findings of its last decision.
+
+use crate::clock;
+use pgvigil_core::{
+    State,
+    cluster::ClusterState,
+    decide::Finding,
+    id::{ClusterId, NodeId},
+    lease,
+    observation::Observations,
+    report::Report,
+    time::Time,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{Notify, watch};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Inbox {
+    me: NodeId,
+    inner: Mutex<Inner>,
+    /// Woken by every report.
+    pub poke: Notify,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Since when this node leads and listens; `None` while it does not.
+    since: Option<Time>,
+    seen: BTreeMap<ClusterId, Observations>,
+    findings: BTreeMap<ClusterId, Vec<Finding>>,
+}
+
+impl Inbox {
+    /// An inbox that does not listen yet.
+    #[must_use]
+    pub fn new(me: NodeId) -> Self {
+        Self { me, inner: Mutex::default(), poke: Notify::new(), changed: watch::Sender::new(0) }
+    }
+
+    // Nothing awaits under this lock.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node became leader at `since`: everything seen before is forgotten, silence before is no evidence.
+    pub fn begin(&self, since: Time) {
+        *self.lock() = Inner { since: Some(since), ..Inner::default() };
+        self.mark_changed();
+    }
+
+    /// This node no longer leads.
+    pub fn end(&self) {
+        *self.lock() = Inner::default();
+        self.mark_changed();
+    }
+
+    /// Whether it listens, and since when.
+    #[must_use]
+    pub fn since(&self) -> Option<Time> {
+        self.lock().since
+    }
+
+    /// Marked when anything seen or found has changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Tells subscribers.
+    pub fn mark_changed(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Takes in a report; `false` if this node does not listen.
+    pub fn receive(&self, agreed: Option<&ClusterState>, report: Report, at: Time) -> bool {
+        let mut inner = self.lock();
+        let Some(since) = inner.since else { return false };
+        let me = self.me;
+        let seen = inner.seen.entry(report.cluster.clone()).or_insert_with(|| Observations::new(me, since));
+        seen.receive(agreed, report, at);
+        drop(inner);
+        self.poke.notify_one();
+        self.mark_changed();
+        true
+    }
+
+    /// Whether the heartbeat in `report`, received at `at`, renews the lease; if so it is remembered *before* anybody
+    /// is told, so that no opening can overlook it. The caller has had its leadership confirmed by a quorum after `at`.
+    /// Keeps S3.
+    #[must_use]
+    pub fn renew(&self, agreed: &ClusterState, report: &Report, at: Time) -> bool {
+        let mut inner = self.lock();
+        if inner.since.is_none() || !lease::may_renew(agreed, report) {
+            return false;
+        }
+        let (Some(seen), Some(reign)) = (inner.seen.get_mut(&report.cluster), agreed.reign()) else { return false };
+        let newest = seen.last_renewal.map_or(at, |(_, before)| before.max(at));
+        seen.last_renewal = Some((reign.epoch, newest));
+        true
+    }
+
+    /// Runs `look` on what was seen of `cluster`, made current with `agreed`.
+    pub fn with<T>(&self, agreed: &ClusterState, look: impl FnOnce(&mut Observations) -> T) -> Option<T> {
+        let mut inner = self.lock();
+        let since = inner.since?;
+        let me = self.me;
+        let seen = inner.seen.entry(agreed.id.clone()).or_insert_with(|| Observations::new(me, since));
+        seen.wall = clock::wall();
+        Some(look(seen))
+    }
+
+    /// Keeps the findings of the last decision, for the status page.
+    pub fn found(&self, cluster: &ClusterId, findings: Vec<Finding>) {
+        let mut inner = self.lock();
+        if inner.findings.get(cluster) != Some(&findings) {
+            for finding in &findings {
+                tracing::debug!(%cluster, code = finding.code, "{}", finding.text);
+            }
+            inner.findings.insert(cluster.clone(), findings);
+            drop(inner);
+            self.mark_changed();
+        }
+    }
+
+    /// A copy of what was seen and found, for faces.
+    #[must_use]
+    pub fn snapshot(&self, cluster: &ClusterId) -> (Observations, Vec<Finding>) {
+        let inner = self.lock();
+        let seen = inner.seen.get(cluster).cloned();
+        let findings = inner.findings.get(cluster).cloned().unwrap_or_default();
+        (seen.unwrap_or_else(|| Observations { me: self.me, ..Observations::default() }), findings)
+    }
+
+    /// A copy of everything seen, for the leader's placement.
+    #[must_use]
+    pub fn all(&self, state: &State) -> BTreeMap<ClusterId, Observations> {
+        let inner = self.lock();
+        inner.seen.iter().filter(|(id, _)| state.clusters.contains_key(id)).map(|(id, o)| (id.clone(), o.clone())).collect()
+    }
+}

@@ -1,0 +1,219 @@
+//! The leader's loop: snapshot, decide, have one command agreed, again; then wait.
+
+use super::inbox::Inbox;
+use crate::{clock, config::Bootstrap};
+use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
+use pgvigil_core::{
+    Outcome, Proposal,
+    cluster::ClusterState,
+    command::{Actor, Command},
+    decide::{self, Wanted},
+    id::{ClusterId, NodeId},
+    placement,
+    time::Time,
+};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// The longest this loop sleeps: also how finely it notices that it was starved of CPU.
+const TICK_MS: u64 = 100;
+/// How long after a handover of leadership, or an attempt, the next one is considered.
+const HANDOVER_PAUSE_MS: u64 = 5_000;
+
+/// A voter that lacks at most so many entries may be handed the leadership.
+const CAUGHT_UP: u64 = 2;
+/// How long an entry may take to be agreed. With a quorum it takes milliseconds.
+pub const AGREE: Duration = Duration::from_secs(3);
+
+/// What the leader's loop works with.
+#[derive(Debug)]
+pub struct Controller {
+    /// This node.
+    pub me: NodeId,
+    /// The Raft group.
+    pub consensus: Consensus,
+    /// What is seen.
+    pub inbox: Arc<Inbox>,
+    /// The cluster that this node's configuration creates, if it does not exist.
+    pub bootstrap: Option<(ClusterId, Bootstrap)>,
+}
+
+impl Controller {
+    /// Runs until the process ends.
+    pub async fn run(self) {
+        let mut leadership = self.consensus.leadership();
+        let mut states = self.consensus.states();
+        let mut wake_at = clock::now();
+        let mut starved = Starvation::default();
+        let mut handover_after = Time(0);
+        loop {
+            let planned = wake_at.min(clock::now().plus(TICK_MS));
+            let sleep = Duration::from_millis(planned.since(clock::now()));
+            let by_timer = tokio::select! {
+                () = tokio::time::sleep(sleep) => true,
+                () = self.inbox.poke.notified() => false,
+                changed = states.changed() => if changed.is_ok() { false } else { return },
+                changed = leadership.changed() => if changed.is_ok() { false } else { return },
+            };
+            let now = clock::now();
+            starved.note(if by_timer { now.since(planned) } else { 0 }, now);
+            if !self.lead(&mut leadership).await {
+                wake_at = now.plus(TICK_MS);
+                continue;
+            }
+            wake_at = self.decide_all(&mut states, starved.ms).await;
+            if now >= handover_after && self.hand_over(&states).await {
+                handover_after = clock::now().plus(HANDOVER_PAUSE_MS);
+            }
+        }
+    }
+
+    /// Whether this node leads; begins and ends listening.
+    async fn lead(&self, leadership: &mut watch::Receiver<pgvigil_consensus::Leadership>) -> bool {
+        let leads = leadership.borrow_and_update().i_am_leader;
+        match (leads, self.inbox.since()) {
+            (true, Some(_)) => true,
+            (true, None) => {
+                // Confirmed by a quorum, and everything agreed before is applied, before anything is decided.
+                let since = clock::now();
+                if self.consensus.confirm_leadership().await.is_err() {
+                    return false;
+                }
+                tracing::info!(node = %self.me, "this node leads the Raft group and begins to listen");
+                self.inbox.begin(since);
+                true
+            }
+            (false, Some(_)) => {
+                tracing::info!(node = %self.me, "this node no longer leads the Raft group");
+                self.inbox.end();
+                false
+            }
+            (false, None) => false,
+        }
+    }
+
+    async fn decide_all(&self, states: &mut watch::Receiver<Arc<AppliedState>>, starved_ms: u64) -> Time {
+        let mut wake_at = clock::now().plus(TICK_MS);
+        let state = states.borrow_and_update().clone();
+        if let Some((id, bootstrap)) = &self.bootstrap
+            && !state.state.clusters.contains_key(id)
+        {
+            self.create(id, bootstrap).await;
+            return clock::now();
+        }
+        for cluster in state.state.clusters.values() {
+            let now = clock::now();
+            let decided = self.inbox.with(cluster, |seen| {
+                seen.starved_ms = starved_ms;
+                seen.notice(cluster, now);
+                let decision = decide::decide(cluster, seen, now);
+                if let Some(wanted) = &decision.command {
+                    seen.appointing(&wanted.command);
+                }
+                decision
+            });
+            let Some(decision) = decided else { return wake_at };
+            self.inbox.found(&cluster.id, decision.findings);
+            if let Some(at) = decision.wake_at {
+                wake_at = wake_at.min(at);
+            }
+            if let Some(wanted) = decision.command
+                && self.agree(cluster, wanted).await
+            {
+                wake_at = clock::now();
+            }
+        }
+        wake_at
+    }
+
+    /// Has a decision agreed; `true` if the state has moved or is about to.
+    async fn agree(&self, cluster: &ClusterState, wanted: Wanted) -> bool {
+        let name = wanted.command.name();
+        let proposal = Proposal {
+            cluster: cluster.id.clone(),
+            based_on: Some(cluster.revision),
+            at: clock::wall(),
+            by: Actor::Controller(self.me),
+            reason: wanted.reason,
+            evidence: wanted.evidence,
+            command: wanted.command,
+        };
+        match self.consensus.propose(&proposal, AGREE).await {
+            Ok(Outcome::Agreed { revision }) => {
+                tracing::info!(cluster = %cluster.id, %revision, command = name, "{}", proposal.reason);
+                true
+            }
+            Ok(Outcome::Refused(refusal)) => {
+                tracing::warn!(cluster = %cluster.id, command = name, code = ?refusal.code, "refused: {refusal}");
+                false
+            }
+            Ok(Outcome::Nothing) => false,
+            Err(ProposeError::NotLeader { .. }) => false,
+            Err(error) => {
+                tracing::warn!(cluster = %cluster.id, command = name, "not agreed: {error}");
+                false
+            }
+        }
+    }
+
+    async fn create(&self, id: &ClusterId, bootstrap: &Bootstrap) {
+        let proposal = Proposal {
+            cluster: id.clone(),
+            based_on: None,
+            at: clock::wall(),
+            by: Actor::Controller(self.me),
+            reason: format!("node {}'s configuration asks for it", self.me),
+            evidence: Vec::new(),
+            command: Command::CreateCluster {
+                settings: bootstrap.settings.clone(),
+                expect: bootstrap.expect.clone(),
+            },
+        };
+        match self.consensus.propose(&proposal, AGREE).await {
+            Ok(outcome) => tracing::info!(cluster = %id, ?outcome, "cluster created"),
+            Err(error) => {
+                tracing::warn!(cluster = %id, "cluster not created yet: {error}");
+                tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+            }
+        }
+    }
+
+    /// Moves the leadership off the primary's host in quiet times. `true` if it was tried.
+    async fn hand_over(&self, states: &watch::Receiver<Arc<AppliedState>>) -> bool {
+        let state = states.borrow().clone();
+        let metrics = self.consensus.metrics();
+        let caught_up: BTreeSet<NodeId> = metrics
+            .followers
+            .iter()
+            .filter(|(id, follower)| metrics.voters.contains(id) && follower.lag_entries <= CAUGHT_UP)
+            .map(|(id, _)| *id)
+            .collect();
+        let seen = self.inbox.all(&state.state);
+        let Some(to) = placement::better_leader(&state.state, &seen, self.me, &caught_up, clock::now()) else {
+            return false;
+        };
+        tracing::info!(node = %self.me, %to, "handing over the Raft leadership: it should not sit on the primary's host");
+        if let Err(error) = self.consensus.transfer_leadership(to).await {
+            tracing::warn!(%to, "the Raft leadership was not handed over: {error}");
+        }
+        true
+    }
+}
+
+/// How late this loop's own timers ran of late: our own pauses must not look like the silence of others (Lifeguard).
+#[derive(Debug, Default)]
+struct Starvation {
+    ms: u64,
+    until: Time,
+}
+
+impl Starvation {
+    fn note(&mut self, late_ms: u64, now: Time) {
+        if late_ms > TICK_MS / 2 && late_ms >= self.ms {
+            self.ms = late_ms;
+            self.until = now.plus(10 * late_ms);
+        } else if now >= self.until {
+            self.ms = 0;
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The program: reads the arguments, does what they say, and ends with the exit code that tells how it went.
+
+use clap::Parser;
+use nix::unistd::geteuid;
+use pgvigil::{
+    cli::{self, Arguments, Failure, RunArguments, Subcommand},
+    config, demo, guard, runtime, telemetry,
+};
+use std::{future::Future, process::ExitCode};
+
+/// Raft, agent and faces need little: two threads keep one slow task from holding up the heartbeat.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.json;
+    match dispatch(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { connection, json, command } = arguments;
+    match command {
+        Subcommand::Run(arguments) => run(&arguments),
+        Subcommand::Guard(arguments) => guard::main(arguments).map_err(|error| Failure::Failed(error.to_string())),
+        Subcommand::Demo(arguments) => in_runtime(demo::run(arguments, json)),
+        command => in_runtime(cli::command(&connection, json, command)),
+    }
+}
+
+fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    if geteuid().is_root() {
+        return Err(Failure::Usage(
+            "pgvigil does not run as root, because PostgreSQL refuses to: start it as the user that owns the data \
+             directory, such as 'postgres' (in a systemd unit: User=postgres)"
+                .to_owned(),
+        ));
+    }
+    let config = config::load(&arguments.config).map_err(|error| Failure::Usage(error.to_string()))?;
+    telemetry::start(arguments.log_format).map_err(|error| Failure::Usage(error.to_string()))?;
+    in_runtime(async {
+        // The whole chain of causes on one line.
+        runtime::run(config).await.map_err(|error| Failure::Failed(format!("{error:#}")))
+    })
+}
+
+fn in_runtime(task: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start the threads: {error}")))?;
+    let result = runtime.block_on(task);
+    // Helper threads that wait for a hung disk or peer must not keep the process alive.
+    runtime.shutdown_background();
+    result
+}

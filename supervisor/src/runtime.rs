@@ -1,0 +1,236 @@
+//! Builds everything, in order, and takes it down: Raft node, agent, controller, faces.
+//!
+//! Ending the process never ends PostgreSQL: the next start adopts it. Only a failed store does, after the fence.
+
+use crate::{
+    agent::Agent,
+    api::{self, Backend, BackendError, ClusterSnapshot, LocalMember, RaftPeer, RaftStatus},
+    clock,
+    config::Config,
+    controller::{
+        inbox::Inbox,
+        service::AgentsService,
+        task::{AGREE, Controller},
+    },
+};
+use anyhow::{Context, bail};
+use pgvigil_consensus::{Bootstrap, Consensus, Node, Options, ProposeError};
+use pgvigil_core::{Outcome, Proposal, id::NodeId};
+use pgvigil_proto::v1::agents_server::AgentsServer;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
+use tonic::transport::server::TcpIncoming;
+
+/// Between two attempts to found the Raft group while peers are missing.
+const FOUND_RETRY: Duration = Duration::from_millis(200);
+/// How often missing peers are named in the log.
+const FOUND_SAY: Duration = Duration::from_secs(5);
+
+/// Runs one node until a signal or a failure ends it.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let node = &config.node;
+    let listener = TcpListener::bind(node.listen).await.with_context(|| {
+        format!("cannot listen on {} (node.listen): is another pgvigil running, or the port taken?", node.listen)
+    })?;
+    let http = match node.http {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address} (node.http): is another program using the port?")
+        })?),
+        None => None,
+    };
+    let mut options = Options::new(node.id, node.advertise.clone(), node.state_dir.join("raft"));
+    options.peers.clone_from(&node.voters);
+    options.group = format!("pgvigil/{}", config.cluster);
+    let raft = Node::start(options).await.context("the Raft node cannot start")?;
+    let consensus = raft.consensus();
+    let inbox = Arc::new(Inbox::new(node.id));
+    let voter = node.initial_voter.then(|| consensus.clone());
+    let agent = Agent::start(&config, voter).context("the agent cannot start")?;
+    let backend = Arc::new(Running::new(&config, consensus.clone(), Arc::clone(&inbox), agent.clone()));
+    let routes = api::services(&backend)?
+        .add_service(consensus.service())
+        .add_service(AgentsServer::new(AgentsService::new(consensus.clone(), Arc::clone(&inbox))).max_decoding_message_size(64 << 20));
+    let server = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .add_routes(routes)
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    let server = tokio::spawn(server);
+    if let Some(http) = http {
+        tokio::spawn(api::http::serve(http, Arc::clone(&backend), std::future::pending()));
+    }
+    let controller = Controller {
+        me: node.id,
+        consensus: consensus.clone(),
+        inbox,
+        bootstrap: config.bootstrap.clone().map(|bootstrap| (config.cluster.clone(), bootstrap)),
+    };
+    tokio::spawn(controller.run());
+    tracing::info!(node = %node.id, listen = %node.listen, cluster = %config.cluster, "pgvigil {} runs", env!("CARGO_PKG_VERSION"));
+    if node.initial_voter {
+        tokio::spawn(found_group(consensus.clone(), node.voters.clone()));
+    }
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = server => bail!("the gRPC server ended: {ended:?}"),
+        why = consensus.fatal() => {
+            tracing::error!("Raft has failed: {why}");
+            if let Some(agent) = &agent {
+                agent.fence_for_exit(&format!("this node's Raft store has failed: {why}")).await;
+            }
+            bail!("Raft has failed ({why}); PostgreSQL was stopped first");
+        }
+    }
+    tracing::info!("stopping; PostgreSQL runs on and is adopted at the next start");
+    hand_over(&consensus, node.id).await;
+    tokio::time::timeout(Duration::from_secs(5), raft.shutdown()).await.ok();
+    Ok(())
+}
+
+/// A leader that stops hands over first, so that nobody has to notice its silence.
+async fn hand_over(consensus: &Consensus, me: NodeId) {
+    if !consensus.leadership().borrow().i_am_leader {
+        return;
+    }
+    let metrics = consensus.metrics();
+    let next = metrics.followers.iter().filter(|(id, _)| metrics.voters.contains(id)).min_by_key(|(_, f)| f.lag_entries);
+    if let Some((to, _)) = next
+        && let Err(error) = consensus.transfer_leadership(*to).await
+    {
+        tracing::info!(node = %me, "the Raft leadership was not handed over: {error}");
+    }
+}
+
+/// Founds the Raft group once every peer has answered; says who is missing meanwhile.
+async fn found_group(consensus: Consensus, voters: BTreeMap<NodeId, String>) {
+    let mut said = tokio::time::Instant::now() - FOUND_SAY + FOUND_RETRY * 5;
+    loop {
+        match consensus.initialize(&voters).await {
+            Ok(Bootstrap::Done | Bootstrap::Already) => return,
+            Ok(Bootstrap::GroupExists { by }) => {
+                tracing::info!("node {by} belongs to the group already; waiting for its leader");
+                return;
+            }
+            Ok(Bootstrap::Waiting { silent }) => {
+                if said.elapsed() >= FOUND_SAY {
+                    said = tokio::time::Instant::now();
+                    for (id, why) in &silent {
+                        let address = voters.get(id).cloned().unwrap_or_default();
+                        tracing::warn!(
+                            "the Raft group is not founded: voter {id} at {address} does not answer ({why}); \
+                             start pgvigil there, or correct [node].voters. Nothing was changed"
+                        );
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!("the Raft group cannot be founded: {error}");
+                return;
+            }
+        }
+        tokio::time::sleep(FOUND_RETRY).await;
+    }
+}
+
+/// The running node as the faces see it.
+#[derive(Debug)]
+struct Running {
+    config: Config,
+    consensus: Consensus,
+    inbox: Arc<Inbox>,
+    agent: Option<Agent>,
+    changed: watch::Receiver<u64>,
+}
+
+impl Running {
+    fn new(config: &Config, consensus: Consensus, inbox: Arc<Inbox>, agent: Option<Agent>) -> Self {
+        let (sender, changed) = watch::channel(0_u64);
+        let (mut states, mut leadership, mut seen) =
+            (consensus.states(), consensus.leadership(), inbox.subscribe());
+        tokio::spawn(async move {
+            loop {
+                let alive = tokio::select! {
+                    changed = states.changed() => changed.is_ok(),
+                    changed = leadership.changed() => changed.is_ok(),
+                    changed = seen.changed() => changed.is_ok(),
+                };
+                if !alive {
+                    return;
+                }
+                sender.send_modify(|count| *count += 1);
+            }
+        });
+        Self { config: config.clone(), consensus, inbox, agent, changed }
+    }
+}
+
+impl Backend for Running {
+    fn node(&self) -> NodeId {
+        self.config.node.id
+    }
+
+    fn view(&self) -> Arc<Vec<ClusterSnapshot>> {
+        let state = self.consensus.states().borrow().clone();
+        let (now, wall) = (clock::now(), clock::wall());
+        let snapshots = state.state.clusters.values().map(|cluster| {
+            let (observations, findings) = self.inbox.snapshot(&cluster.id);
+            ClusterSnapshot { state: cluster.clone(), observations, findings, now, wall }
+        });
+        Arc::new(snapshots.collect())
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+
+    fn leader(&self) -> Option<(NodeId, String)> {
+        self.consensus.leadership().borrow().leader.clone()
+    }
+
+    fn is_leader(&self) -> bool {
+        self.inbox.since().is_some()
+    }
+
+    fn raft(&self) -> RaftStatus {
+        let metrics = self.consensus.metrics();
+        let addresses = self.consensus.members();
+        let peers = addresses.into_iter().map(|(node, address)| RaftPeer {
+            node,
+            address,
+            learner: metrics.learners.contains(&node),
+            behind: metrics.followers.get(&node).map(|follower| follower.lag_entries),
+        });
+        RaftStatus { term: metrics.term, committed: metrics.committed_index.unwrap_or(0), peers: peers.collect() }
+    }
+
+    fn local(&self) -> Option<LocalMember> {
+        let report = self.agent.as_ref()?.report()?;
+        Some(LocalMember { cluster: report.cluster.clone(), member: report.spec.member.clone(), report, age_ms: 0 })
+    }
+
+    async fn propose(&self, proposal: Proposal) -> Result<Outcome, BackendError> {
+        self.consensus.propose(&proposal, AGREE).await.map_err(|error| match error {
+            ProposeError::NotLeader { leader } => BackendError::NotLeader { leader },
+            other => BackendError::Unavailable(other.to_string()),
+        })
+    }
+
+    async fn add_voter(&self, node: NodeId, address: String) -> Result<(), BackendError> {
+        self.consensus.add_voter(node, &address).await.map_err(membership)
+    }
+
+    async fn remove_voter(&self, node: NodeId) -> Result<(), BackendError> {
+        self.consensus.remove_voter(node).await.map_err(membership)
+    }
+
+    async fn transfer_leadership(&self, node: NodeId) -> Result<(), BackendError> {
+        self.consensus.transfer_leadership(node).await.map_err(membership)
+    }
+}
+
+fn membership(error: pgvigil_consensus::MembershipError) -> BackendError {
+    BackendError::Unavailable(error.to_string())
+}

@@ -1,0 +1,142 @@
+//! One member's line in the status.
+
+use super::{MemberDocument, Role};
+use pgvigil_core::{
+    cluster::ClusterState,
+    decide::may_take_over,
+    lsn::Lsn,
+    member::Member,
+    observation::{Observations, Seen},
+    report::{PostgresReport, PrimaryReport, Report, StandbyReport},
+    time::Time,
+};
+
+pub(super) fn member_document(
+    state: &ClusterState,
+    seen: &Observations,
+    member: &Member,
+    now: Time,
+    from_leader: bool,
+) -> MemberDocument {
+    let spec = &member.spec;
+    let latest = seen.reports.get(&spec.member);
+    let report = latest.map(|seen| &seen.report);
+    let (may_take_over, may_not_because) = if from_leader {
+        match may_take_over(state, seen, member, now) {
+            Ok(_) => (true, String::new()),
+            Err(why) => (false, why.0),
+        }
+    } else {
+        (false, "only the leader can say".to_owned())
+    };
+    let mut document = MemberDocument {
+        name: spec.member.0.clone(),
+        tier: spec.tier,
+        priority: spec.priority,
+        host: spec.host.clone(),
+        port: spec.port,
+        node: spec.node.0,
+        incarnation: member.incarnation.0,
+        role: role(state, member, report),
+        state: state_words(state, latest, now, from_leader),
+        in_rule: state.newest_rule().is_some_and(|rule| rule.setting.cohort.contains(&member.key())),
+        may_take_over,
+        may_not_because,
+        silent_ms: latest.map(|seen| now.since(seen.at)),
+        reinit_requested: member.reinit_requested,
+        restart_request: member.restart_request,
+        restarted: report.map_or(0, |report| report.restarted),
+        leaving: member.leaving,
+        problems: report.map(problems).unwrap_or_default(),
+        activity: report.and_then(|report| report.activity.clone()).unwrap_or_default(),
+        ..MemberDocument::default()
+    };
+    match report.map(|report| &report.postgres) {
+        Some(PostgresReport::Primary(primary)) => {
+            document.timeline = primary.timeline.0;
+            document.flush_lsn = primary.flush_lsn.to_string();
+        }
+        Some(PostgresReport::Standby(standby)) => {
+            document.timeline = standby.timeline.0;
+            document.flush_lsn = standby.flush_lsn.to_string();
+            if let Some(primary) = newest_primary(state, seen) {
+                let flushed = flushed(member, standby, primary);
+                document.flush_lag_bytes = Some(primary.flush_lsn.bytes_since(flushed));
+                document.replay_lag_bytes = Some(primary.flush_lsn.bytes_since(standby.replay_lsn));
+            }
+        }
+        _ => {}
+    }
+    document
+}
+
+/// The report of the current reign's primary, running as such.
+pub(super) fn newest_primary<'a>(state: &ClusterState, seen: &'a Observations) -> Option<&'a PrimaryReport> {
+    let reign = state.reign()?;
+    match &seen.reports.get(&reign.primary.member)?.report.postgres {
+        PostgresReport::Primary(primary) if primary.epoch == reign.epoch => Some(primary),
+        _ => None,
+    }
+}
+
+/// The later of what the standby says and what the primary's walsender saw: the two reports were made at different
+/// moments, and the WAL was flushed as of the later one.
+fn flushed(member: &Member, standby: &StandbyReport, primary: &PrimaryReport) -> Lsn {
+    let own = if standby.timeline == primary.timeline { standby.flush_lsn } else { Lsn::ZERO };
+    let sender = primary.standbys.iter().find(|sender| sender.key == member.key()).map_or(Lsn::ZERO, |s| s.flush_lsn);
+    match own.max(sender) {
+        Lsn::ZERO => standby.flush_lsn,
+        known => known,
+    }
+}
+
+fn role(state: &ClusterState, member: &Member, report: Option<&Report>) -> Role {
+    match report.map(|report| &report.postgres) {
+        Some(PostgresReport::Primary(_)) => Role::Primary,
+        _ if state.reign_in_force().is_some_and(|reign| reign.primary == member.key()) => Role::Appointed,
+        Some(PostgresReport::Standby(_)) => Role::Standby,
+        _ => Role::None,
+    }
+}
+
+fn state_words(state: &ClusterState, latest: Option<&Seen>, now: Time, from_leader: bool) -> String {
+    if !from_leader {
+        return "unknown".to_owned();
+    }
+    let Some(seen) = latest else { return "silent".to_owned() };
+    if now.since(seen.at) > state.settings.suspect_ms {
+        return "silent".to_owned();
+    }
+    let report = &seen.report;
+    if let Some(activity) = &report.activity {
+        return activity.clone();
+    }
+    let sealing = state.election.as_ref().zip(report.seal.as_ref()).is_some_and(|(e, seal)| seal.seal.epoch == e.epoch);
+    if sealing {
+        return "sealed".to_owned();
+    }
+    match &report.postgres {
+        PostgresReport::NoData => "no data".to_owned(),
+        PostgresReport::Unusable { .. } => "unusable".to_owned(),
+        PostgresReport::Adoptable(_) => "adoptable".to_owned(),
+        PostgresReport::Stopped { crashed: true } => "crashed".to_owned(),
+        PostgresReport::Stopped { crashed: false } => "stopped".to_owned(),
+        PostgresReport::Starting => "starting".to_owned(),
+        PostgresReport::Standby(standby) => {
+            let words = if standby.streaming { "streaming" } else { "standing by" };
+            if standby.replay_held { format!("{words}, replay held") } else { words.to_owned() }
+        }
+        PostgresReport::Primary(primary) => if primary.door_open { "open" } else { "closed" }.to_owned(),
+    }
+}
+
+fn problems(report: &Report) -> Vec<String> {
+    let mut problems = report.problems.clone();
+    if let PostgresReport::Unusable { why } = &report.postgres {
+        problems.push(why.clone());
+    }
+    if let Some(why) = &report.needs_new_incarnation {
+        problems.push(format!("its data directory must be made anew: {why}"));
+    }
+    problems
+}
