@@ -24,8 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(&files, [&root])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join(Path::new("descriptors.bin")), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".pgvigil.v1.RaftPayload").bytes(".pgvigil.v1.RaftSnapshotPart").compile_fds(
-        descriptors,
-    )?;
+    tonic_prost_build::configure()
+        .bytes(".pgvigil.v1.RaftPayload")
+        .bytes(".pgvigil.v1.RaftSnapshotPart")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,4 +8,3 @@ pub mod v1 {
 
 /// Descriptors of every service and message, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-

@@ -61,10 +61,10 @@ pub(crate) fn check(db: &Db) -> Result<Recovered, StoreError> {
 /// Decodes every entry; the log must begin right after what was purged and have no hole. Returns the index of its
 /// first entry and the id of its last.
 fn check_entries(db: &Db, purged: Option<LogId>) -> Result<(Option<u64>, Option<LogId>), StoreError> {
-    let mut expected = purged.map_or(0, |id| id.index() + 1);
+    let start = purged.map_or(0, |id| id.index() + 1);
     let mut first = None;
     let mut last: Option<LogId> = None;
-    for row in db.scan(LOGS) {
+    for (expected, row) in (start..).zip(db.scan(LOGS)) {
         let (key, value) = row?;
         let index = log_index(&key)?;
         if index != expected {
@@ -78,7 +78,6 @@ fn check_entries(db: &Db, purged: Option<LogId>) -> Result<(Option<u64>, Option<
         }
         first.get_or_insert(index);
         last = Some(id);
-        expected += 1;
     }
     Ok((first, last))
 }

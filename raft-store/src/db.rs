@@ -32,6 +32,9 @@ pub enum WritePoint {
 /// Called at every [`WritePoint`]. Tests end the process here; production has none.
 pub type Probe = Arc<dyn Fn(WritePoint) + Send + Sync>;
 
+/// A raw key and its raw value.
+pub(crate) type Row = (Box<[u8]>, Box<[u8]>);
+
 /// How much the store has written since it was opened. Both stand still in an idle group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -135,10 +138,7 @@ impl Db {
     }
 
     /// Every raw key and value of a family, in order.
-    pub(crate) fn scan(
-        &self,
-        family: &'static str,
-    ) -> impl Iterator<Item = Result<(Box<[u8]>, Box<[u8]>), StoreError>> + '_ {
+    pub(crate) fn scan(&self, family: &'static str) -> impl Iterator<Item = Result<Row, StoreError>> + '_ {
         self.rocks
             .iterator_cf(self.family(family), IteratorMode::Start)
             .map(|row| row.map_err(|source| StoreError::Database { action: "read the stored rows", source }))

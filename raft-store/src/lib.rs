@@ -51,6 +51,4 @@ pub use peers::{KnownPeers, PeerError};
 pub use schema::FORMAT_VERSION;
 pub use snapshot::SnapshotBuilder;
 pub use state_machine::{AppliedState, StateMachine};
-pub use type_config::{
-    Command, Entry, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote,
-};
+pub use type_config::{Command, Entry, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, Vote};

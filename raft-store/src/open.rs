@@ -88,22 +88,12 @@ pub fn open(path: &Path, node: u64, probe: Option<Probe>) -> Result<(Store, Clos
     let flusher = Flusher::start(db.clone())?;
     let (peers, recorder) = KnownPeers::new(db.clone(), flusher.clone(), met);
     let (state_machine, states) = StateMachine::new(db.clone(), flusher.clone(), applied);
-    let handle = StoreHandle {
-        store_id: identity.store,
-        peers,
-        states,
-        failure: db.failure(),
-        db: Arc::downgrade(&db),
-    };
+    let handle =
+        StoreHandle { store_id: identity.store, peers, states, failure: db.failure(), db: Arc::downgrade(&db) };
     Ok((Store { log: LogStore::new(db, flusher, extent, recorder), state_machine, handle }, Closed(closed)))
 }
 
-fn reopen(
-    path: &Path,
-    node: u64,
-    mark: DurableMark,
-    durable: u64,
-) -> Result<(DB, Identity, DurableMark), StoreError> {
+fn reopen(path: &Path, node: u64, mark: DurableMark, durable: u64) -> Result<(DB, Identity, DurableMark), StoreError> {
     let rocks = open_database(path, false)?;
     let identity = read_identity(path, &rocks)?
         .ok_or_else(|| StoreError::Incomplete { reason: "the store has lost its identity".to_owned() })?;

@@ -35,8 +35,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Vec<u8>;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let meta =
-            SnapshotMeta { last_log_id: self.applied.last, last_membership: self.applied.membership.clone() };
+        let meta = SnapshotMeta { last_log_id: self.applied.last, last_membership: self.applied.membership.clone() };
         let snapshot = frame::encode(KEY, &self.applied.state).map_err(|e| self.db.fail(e))?;
         let mut change = self.db.change("save a snapshot");
         store(&mut change, &meta, &snapshot)?;

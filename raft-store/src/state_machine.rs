@@ -57,11 +57,7 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    pub(crate) fn new(
-        db: Arc<Db>,
-        flusher: Flusher,
-        applied: Applied,
-    ) -> (Self, watch::Receiver<Arc<AppliedState>>) {
+    pub(crate) fn new(db: Arc<Db>, flusher: Flusher, applied: Applied) -> (Self, watch::Receiver<Arc<AppliedState>>) {
         let (states, receiver) = watch::channel(applied.published());
         (Self { db, flusher, applied, states }, receiver)
     }

@@ -96,7 +96,9 @@ async fn a_log_that_lost_entries_is_refused() {
 
 #[tokio::test]
 async fn a_lost_mark_state_or_identity_is_refused() {
-    for (family, key) in [("meta", "tail"), ("meta", "identity"), ("meta", "purged"), ("sm", "applied"), ("sm", "snapshot-data")] {
+    for (family, key) in
+        [("meta", "tail"), ("meta", "identity"), ("meta", "purged"), ("sm", "applied"), ("sm", "snapshot-data")]
+    {
         let (_keep, path, _) = sample().await;
         tamper(&path, |db| db.delete_cf(db.cf_handle(family).expect("it exists"), key).expect("deleted"));
         let error = refused(&path);

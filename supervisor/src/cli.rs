@@ -15,10 +15,10 @@ mod watch;
 
 pub use args::{Arguments, Connection, DemoArguments, RunArguments, Subcommand};
 pub use client::Client;
-pub use format::{local_time, milliseconds};
-pub use outcome::Failure;
 pub(crate) use dsn::{Wanted as DsnWanted, uri as dsn_uri};
+pub use format::{local_time, milliseconds};
 pub(crate) use incidents::whole as incident_text;
+pub use outcome::Failure;
 pub(crate) use status::render as status_screen;
 pub(crate) use wait::{News, follow as follow_news};
 

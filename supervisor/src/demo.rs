@@ -14,11 +14,11 @@ use crate::{
 };
 use ground::Ground;
 use load::Load;
-use nodes::Nodes;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use nodes::Nodes;
 use pgvigil_postgres::datadir::live_postmaster;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -72,7 +72,8 @@ async fn play(args: &DemoArguments, ground: &Ground, story: &Story) -> Result<()
     let connection = Connection { connect: connect.clone(), cluster: None };
     let mut client = Client::new(&connection)?;
     story.say("waiting for the cluster: one initdb, two clones");
-    let healthy = |status: &StatusDocument| status.state == ClusterWord::Healthy && status.members.len() == ground.nodes.len();
+    let healthy =
+        |status: &StatusDocument| status.state == ClusterWord::Healthy && status.members.len() == ground.nodes.len();
     let Some(status) = story.until(&mut client, Instant::now() + FORM_WITHIN, healthy).await? else {
         return Err(unhealthy(&mut client, "the cluster is not healthy", FORM_WITHIN).await);
     };

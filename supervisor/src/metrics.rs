@@ -26,7 +26,8 @@ pub struct Counters {
     pub starved: IntCounterVec,
 }
 
-static COUNTERS: LazyLock<Counters> = LazyLock::new(|| Counters::new().expect("names and labels are constant and valid"));
+static COUNTERS: LazyLock<Counters> =
+    LazyLock::new(|| Counters::new().expect("names and labels are constant and valid"));
 
 /// The process's counters.
 #[must_use]
@@ -42,8 +43,11 @@ impl Counters {
             registry.register(Box::new(vector.clone()))?;
             prometheus::Result::Ok(vector)
         };
-        let proposals =
-            counter("pgvigil_proposals_total", "Proposals by command and outcome.", &["cluster", "command", "outcome"])?;
+        let proposals = counter(
+            "pgvigil_proposals_total",
+            "Proposals by command and outcome.",
+            &["cluster", "command", "outcome"],
+        )?;
         let renewals = counter("pgvigil_lease_renewals_total", "Lease renewals granted by this node.", &["cluster"])?;
         let canaries = counter("pgvigil_canaries_total", "Canary commits by outcome.", &["member", "outcome"])?;
         let starved = counter("pgvigil_starved_total", "Times a loop ran much later than planned.", &["loop"])?;

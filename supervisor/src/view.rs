@@ -233,4 +233,4 @@ pub struct PhaseDocument {
 
 #[cfg(test)]
 #[path = "view/view_test.rs"]
-mod tests;
+pub(crate) mod tests;

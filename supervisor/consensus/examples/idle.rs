@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_stream::wrappers::TcpListenerStream;
 
-#[tokio::main(worker_threads = 2)]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [id, directory, addresses @ ..] = arguments.as_slice() else { return Err("see the source".into()) };
@@ -29,7 +29,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let (now, metrics) = (cpu_ms()?, consensus.metrics());
         let role = metrics.role;
-        println!("node {id} {role} rss {} kB, {:.2} % of a core, {:?}", rss_kb()?, (now - before) / 100.0, metrics.store);
+        println!(
+            "node {id} {role} rss {} kB, {:.2} % of a core, {:?}",
+            rss_kb()?,
+            (now - before) / 100.0,
+            metrics.store
+        );
         before = now;
     }
 }

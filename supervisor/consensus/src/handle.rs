@@ -161,7 +161,8 @@ impl Consensus {
         metrics::summary(&self.inner.raft, self.inner.store.counters())
     }
 
-    /// The receiving end of the Raft transport, to be mounted on the process's gRPC server (with TCP_NODELAY).
+    /// The receiving end of the Raft transport, to be mounted on the process's gRPC server. The server needs
+    /// TCP_NODELAY, and HTTP/2 keepalive so that it lets go of leaders that vanished.
     #[must_use]
     pub fn service(&self) -> RaftService {
         service::service(self.inner.raft.clone(), self.inner.wire.clone(), self.states())

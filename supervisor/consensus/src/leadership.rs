@@ -2,9 +2,9 @@
 
 use crate::error::KnownLeader;
 use crate::network::Network;
+use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftServerMetrics;
-use openraft::alias::WatchReceiverOf;
 use pgvigil_core::id::NodeId;
 use pgvigil_raft_store::TypeConfig;
 use std::fmt;

@@ -22,6 +22,8 @@ mod metrics;
 mod network;
 mod node;
 mod options;
+mod pace;
+mod pipe;
 mod service;
 mod wire;
 

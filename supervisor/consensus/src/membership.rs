@@ -2,10 +2,11 @@
 
 use crate::error::MembershipError;
 use crate::handle::Consensus;
+use crate::network::Kind;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, InitializeError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use openraft::{BasicNode, ChangeMembers};
-use openraft::async_runtime::WatchReceiver;
 use pgvigil_core::id::NodeId;
 use pgvigil_raft_store::TypeConfig;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +59,7 @@ impl Consensus {
         }
         let others = peers.iter().filter(|(id, _)| id.0 != inner.node);
         let asked = others.map(|(id, address)| async move {
-            let peer = inner.network.peer(id.0, address, false);
+            let peer = inner.network.peer(id.0, address, Kind::Calls);
             (*id, peer.identify(INTRODUCTION).await)
         });
         let mut silent = BTreeMap::new();
@@ -135,7 +136,7 @@ impl Consensus {
         }
         let voters = self.voters();
         let address = voters.get(&to).ok_or_else(|| MembershipError::Refused(format!("node {to} is no voter")))?;
-        let peer = inner.network.peer(to.0, address, false);
+        let peer = inner.network.peer(to.0, address, Kind::Calls);
         peer.identify(inner.timings.election_min)
             .await
             .map_err(|e| MembershipError::Refused(format!("node {to} does not answer: {e}")))?;
@@ -143,7 +144,8 @@ impl Consensus {
         let fatal = |e: &dyn std::fmt::Display| MembershipError::Fatal { reason: e.to_string() };
         inner.raft.trigger().transfer_leader(to.0).await.map_err(|e| fatal(&e))?;
         let patience = inner.timings.election_max * 3;
-        let moved = leadership.wait_for(|l| !l.i_am_leader && l.leader.as_ref().is_some_and(|(id, _)| id.0 != inner.node));
+        let moved =
+            leadership.wait_for(|l| !l.i_am_leader && l.leader.as_ref().is_some_and(|(id, _)| id.0 != inner.node));
         match timeout(patience, moved).await {
             Err(_) => Err(MembershipError::Slow { step: "the handing over of the leadership", patience }),
             Ok(Err(_)) => Err(fatal(&"raft has ended")),

@@ -2,6 +2,7 @@
 //!
 //! Snapshots have their own connection so that heartbeats are never queued behind a megabyte of state.
 
+use crate::pipe::Pipe;
 use crate::wire::{Wire, WireError};
 use futures::stream;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
@@ -59,13 +60,14 @@ impl Network {
     }
 
     /// A client of one peer at `address`.
-    pub(crate) fn peer(&self, target: u64, address: &str, snapshots: bool) -> Peer {
-        let client = self.channel(address, snapshots).map(|channel| {
+    pub(crate) fn peer(&self, target: u64, address: &str, kind: Kind) -> Peer {
+        let client = self.channel(address, kind == Kind::Snapshots).map(|channel| {
             RaftTransportClient::new(channel)
                 .max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX)
         });
-        Peer { wire: self.wire.clone(), target, client, append_patience: self.append_patience }
+        let (wire, append_patience) = (self.wire.clone(), self.append_patience);
+        Peer { wire, target, client, append_patience, heartbeats: (kind == Kind::Heartbeats).then(Pipe::default) }
     }
 
     fn channel(&self, address: &str, snapshots: bool) -> Result<Channel, String> {
@@ -91,23 +93,41 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
         let address = self.address(target, Some(node)).unwrap_or_default();
-        self.peer(target, &address, false)
+        self.peer(target, &address, Kind::Calls)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        let address = self.address(target, Some(node)).unwrap_or_default();
+        self.peer(target, &address, Kind::Heartbeats)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &BasicNode) -> Peer {
         let address = self.address(target, Some(node)).unwrap_or_default();
-        self.peer(target, &address, true)
+        self.peer(target, &address, Kind::Snapshots)
     }
 }
 
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One call per message, on the connection that all but snapshots share.
+    Calls,
+    /// Heartbeats through one long call.
+    Heartbeats,
+    /// Snapshots, on a connection of their own.
+    Snapshots,
+}
+
 /// One peer, as openraft talks to it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     wire: Wire,
     target: u64,
     /// Or why the address is unusable.
     client: Result<RaftTransportClient<Channel>, String>,
     append_patience: Duration,
+    /// Only in clients for heartbeats.
+    heartbeats: Option<Pipe>,
 }
 
 /// Why a call brought no answer.
@@ -169,6 +189,22 @@ impl Peer {
         Ok(self.wire.unwrap_from(self.target, answer.get_ref()).await?)
     }
 
+    /// Sends one heartbeat through the pipe.
+    async fn beat(
+        &mut self,
+        message: &AppendEntriesRequest<TypeConfig>,
+        patience: Duration,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, CallError> {
+        let client = self.client.clone().map_err(CallError::Address)?;
+        let payload = self.wire.wrap(self.target, message)?;
+        let pipe = self.heartbeats.get_or_insert_default();
+        let answer = tokio::time::timeout(patience, pipe.exchange(client, payload))
+            .await
+            .map_err(|_| CallError::Slow(patience))?
+            .map_err(CallError::Status)?;
+        Ok(self.wire.unwrap_from(self.target, &answer).await?)
+    }
+
     /// Asks the peer who it is. An error also if it is known to have lost its store.
     pub(crate) async fn identify(&self, patience: Duration) -> Result<RaftIdentity, CallError> {
         let mut client = self.client.clone().map_err(CallError::Address)?;
@@ -212,6 +248,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         // openraft allows one heartbeat interval, which is right for a heartbeat and short for a busy disk.
         let patience = if rpc.entries.is_empty() { option.hard_ttl() } else { self.append_patience };
+        if self.heartbeats.is_some() {
+            return self.beat(&rpc, patience).await.map_err(|e| e.into_rpc_error(self, RPCTypes::AppendEntries));
+        }
         self.call(&rpc, patience, |mut client, payload| async move { client.append_entries(payload).await })
             .await
             .map_err(|e| e.into_rpc_error(self, RPCTypes::AppendEntries))

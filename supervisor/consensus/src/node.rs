@@ -6,6 +6,7 @@ use crate::handle::{Consensus, Inner};
 use crate::leadership;
 use crate::network::Network;
 use crate::options::Options;
+use crate::pace;
 use crate::service::Raft;
 use crate::wire::Wire;
 use pgvigil_raft_store::{Closed, Probe, open};
@@ -49,6 +50,7 @@ impl Node {
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let leadership = leadership::follow(raft.server_metrics(), network.clone());
+        pace::keep(raft.clone(), leadership.clone(), options.timings.heartbeat);
         let rounds = Rounds::new(raft.clone(), leadership.clone(), options.timings.election_max * 2);
         let inner = Inner {
             raft,

@@ -1,6 +1,7 @@
 //! Settings of the Raft node, their defaults and their bounds.
 
 use crate::error::StartError;
+use crate::pace::{self, millis};
 use openraft::{Config, SnapshotPolicy};
 use pgvigil_core::id::NodeId;
 use std::collections::BTreeMap;
@@ -99,10 +100,10 @@ impl Options {
 
     pub(crate) fn raft_config(&self) -> Result<Config, StartError> {
         self.timings.validate()?;
-        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             cluster_name: self.group.clone(),
-            heartbeat_interval: millis(self.timings.heartbeat),
+            heartbeat_interval: pace::inner_interval(&self.timings),
+            heartbeat_min_interval: Some(pace::shortest_distance(&self.timings)),
             election_timeout_min: millis(self.timings.election_min),
             election_timeout_max: millis(self.timings.election_max),
             enable_pre_vote: Some(true),
@@ -133,6 +134,20 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         Options::new(NodeId(1), "localhost:1", "unused").raft_config().expect("defaults are valid");
+    }
+
+    #[test]
+    fn every_permitted_combination_satisfies_openraft() {
+        let mut options = Options::new(NodeId(1), "localhost:1", "unused");
+        for heartbeat in [10, 25, 50, 100, 250] {
+            for factor in [3, 4, 5, 10, 40] {
+                let (heartbeat, election_min) =
+                    (Duration::from_millis(heartbeat), Duration::from_millis(heartbeat * factor));
+                let election_max = election_min + Duration::from_millis(1);
+                options.timings = RaftTimings { heartbeat, election_min, election_max };
+                options.raft_config().expect("openraft accepts it");
+            }
+        }
     }
 
     #[test]

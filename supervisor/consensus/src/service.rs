@@ -2,6 +2,7 @@
 
 use crate::network::MESSAGE_MAX;
 use crate::wire::Wire;
+use futures::stream::{self, BoxStream, StreamExt};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use pgvigil_proto::v1::raft_transport_server::{RaftTransport, RaftTransportServer};
 use pgvigil_proto::v1::{RaftIdentity, RaftPayload, RaftSnapshotPart};
@@ -34,6 +35,12 @@ pub(crate) fn service(raft: Raft, wire: Wire, states: watch::Receiver<Arc<Applie
 }
 
 impl Incoming {
+    async fn append(&self, payload: &RaftPayload) -> Result<RaftPayload, Status> {
+        let (from, message) = self.wire.unwrap::<AppendEntriesRequest<TypeConfig>>(payload).await?;
+        let answer = self.raft.append_entries(message).await.map_err(stopped)?;
+        Ok(self.wire.wrap(from, &answer)?)
+    }
+
     fn answer<T: Serialize>(&self, to: u64, message: &T) -> Result<Response<RaftPayload>, Status> {
         Ok(Response::new(self.wire.wrap(to, message)?))
     }
@@ -47,9 +54,25 @@ fn stopped(error: impl Display) -> Status {
 #[tonic::async_trait]
 impl RaftTransport for Incoming {
     async fn append_entries(&self, request: Request<RaftPayload>) -> Result<Response<RaftPayload>, Status> {
-        let (from, message) = self.wire.unwrap::<AppendEntriesRequest<TypeConfig>>(request.get_ref()).await?;
-        let answer = self.raft.append_entries(message).await.map_err(stopped)?;
-        self.answer(from, &answer)
+        self.append(request.get_ref()).await.map(Response::new)
+    }
+
+    type HeartbeatsStream = BoxStream<'static, Result<RaftPayload, Status>>;
+
+    async fn heartbeats(
+        &self,
+        request: Request<Streaming<RaftPayload>>,
+    ) -> Result<Response<Self::HeartbeatsStream>, Status> {
+        let answers = stream::unfold(Some((self.clone(), request.into_inner())), |open| async {
+            let (this, mut beats) = open?;
+            // A leader that went away needs no answer, in whatever way it went.
+            let beat = beats.message().await.ok()??;
+            let answer = this.append(&beat).await;
+            // After a refusal the stream ends; the leader opens another.
+            let open = answer.is_ok().then_some((this, beats));
+            Some((answer, open))
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn vote(&self, request: Request<RaftPayload>) -> Result<Response<RaftPayload>, Status> {

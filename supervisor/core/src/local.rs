@@ -128,8 +128,8 @@ pub struct Local {
     pub election_since: Option<Time>,
     /// How long the canary under way has been waiting, in milliseconds.
     pub canary_waiting_ms: u64,
-    /// How many standbys of the rule the walsenders show as streaming.
-    pub standbys_streaming: u32,
+    /// Since when the walsenders have shown enough standbys of the rule as streaming; `None` while they do not.
+    pub standbys_enough_since: Option<Time>,
     /// The settings version for which a proof is complete, if any.
     pub proven: Option<RuleVersion>,
     /// A long act is under way.

@@ -53,7 +53,10 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
 /// The newest epoch of which nothing serves here. The fence is on disk, so nothing can come up as a primary either.
 fn fenced(agreed: Option<&ClusterState>, local: &Local) -> Option<Epoch> {
     match &local.postgres {
-        LocalPostgres::NoData => agreed.map(|agreed| agreed.epoch),
+        LocalPostgres::NoData => {
+            let founding = agreed.is_some_and(|agreed| agreed.reigns.len() == 1 && agreed.reign_in_force().is_some());
+            if founding { Some(local.promise.reigned) } else { agreed.map(|agreed| agreed.epoch) }
+        }
         LocalPostgres::Stopped { .. } if local.fence_on_disk => Some(local.promise.reigned),
         LocalPostgres::Running(running) if running.in_recovery => {
             // Running as a standby: whatever it reigned before ended with that start. An appointee on its way has not
@@ -99,7 +102,8 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
         epoch,
         timeline: running.timeline,
         flush_lsn: running.flush_lsn,
-        promotion: inner.local.promise.promotion,
+        // Told together with the identifier that belongs to it.
+        promotion: inner.slow.as_ref().and(inner.local.promise.promotion),
         system_identifier: inner.slow.as_ref().map(|slow| slow.system_identifier).unwrap_or_default(),
         door_open: inner.local.in_force.as_ref().is_some_and(|f| f.door_open),
         setting_in_force: inner.local.in_force.as_ref().and_then(|f| f.version),

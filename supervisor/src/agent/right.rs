@@ -2,7 +2,7 @@
 //! is the right longer. Keeps S3.
 
 use super::shared::Shared;
-use pgvigil_core::time::Time;
+use pgvigil_core::{local::LocalPostgres, time::Time};
 use pgvigil_postgres::GuardClient;
 use std::{process::Stdio, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -57,7 +57,7 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
                 Renewal::Revoked => right = pgvigil_core::lease::Right::default(),
             }
         }
-        let serves = shared.lock().local.in_force.as_ref().is_some_and(|f| f.door_open && f.upstream.is_none());
+        let serves = serves(&shared);
         let until = right.until(&agreed.settings);
         if tell(&shared, &mut guard, serves, agreed.paused.is_some(), until).await {
             let mut inner = shared.lock();
@@ -70,6 +70,13 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             shared.lock().guard_armed = false;
         }
     }
+}
+
+/// Whether PostgreSQL runs here as a primary with its door open.
+fn serves(shared: &Shared) -> bool {
+    let inner = shared.lock();
+    let primary = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery);
+    primary && inner.local.marker.is_some() && inner.local.in_force.as_ref().is_some_and(|f| f.door_open)
 }
 
 /// Tells the guard what it needs to know; starts one if there is none.

@@ -223,7 +223,12 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
             sample.walsenders.iter().any(|s| s.application_name == *name && s.state.as_deref() == Some("streaming"))
         };
         let names = rule.setting.cohort.iter().map(|key| key.sync_name(rule.epoch));
-        inner.local.standbys_streaming = u32::try_from(names.filter(streaming).count()).unwrap_or(u32::MAX);
+        let count = names.filter(streaming).count();
+        inner.local.standbys_enough_since = match inner.local.standbys_enough_since {
+            _ if rule.setting.k == 0 || count < rule.setting.k as usize => None,
+            None => Some(began),
+            since => since,
+        };
     }
     let changed = before.as_ref().is_none_or(|b| {
         (b.in_recovery, b.timeline, b.streaming, b.walreceiver) != (running.in_recovery, running.timeline, running.streaming, running.walreceiver)

@@ -186,7 +186,7 @@ impl Shared {
             right: Right::default(),
             election_since: None,
             canary_waiting_ms: 0,
-            standbys_streaming: 0,
+            standbys_enough_since: None,
             proven: None,
             busy: false,
             restarted: 0,
@@ -318,7 +318,7 @@ impl Shared {
         inner.sample = None;
         inner.canary_waiting_since = None;
         inner.local.canary_waiting_ms = 0;
-        inner.local.standbys_streaming = 0;
+        inner.local.standbys_enough_since = None;
         inner.local.in_force = None;
         inner.local.proven = None;
         inner.proof = None;

@@ -84,10 +84,7 @@ async fn primary<B: Backend>(State(backend): State<Arc<B>>) -> Response {
     answer(local.as_ref(), local.as_ref().is_some_and(is_open_primary))
 }
 
-async fn replica<B: Backend>(
-    State(backend): State<Arc<B>>,
-    RawQuery(query): RawQuery,
-) -> Response {
+async fn replica<B: Backend>(State(backend): State<Arc<B>>, RawQuery(query): RawQuery) -> Response {
     let lag = query.iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("lag="));
     let lag_max = match lag.map(str::parse::<u64>) {
         None => None,

@@ -12,7 +12,10 @@ pub(super) fn refusal(refusal: &Refusal) -> v1::Refusal {
 /// Only the leader answers: whom to ask instead, as a status.
 pub(super) fn not_leader(leader: Option<(NodeId, String)>) -> Status {
     let Some((node, address)) = leader else {
-        return Status::new(Code::Unavailable, "no Raft leader is known at the moment; an election takes a second or less");
+        return Status::new(
+            Code::Unavailable,
+            "no Raft leader is known at the moment; an election takes a second or less",
+        );
     };
     let mut status =
         Status::new(Code::FailedPrecondition, format!("this node does not lead; node {node} at {address} does"));

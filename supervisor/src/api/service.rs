@@ -110,10 +110,9 @@ impl<B: Backend> Service<B> {
                 Ok(v1::AskReply { refusal: Some(reply::refusal(&refusal)), ..Default::default() })
             }
             Ok(Outcome::Nothing) => Err(Status::internal("the proposal was answered as an entry of Raft's own")),
-            Err(BackendError::Refused { code, text }) => Ok(v1::AskReply {
-                refusal: Some(v1::Refusal { code: code.to_owned(), text }),
-                ..Default::default()
-            }),
+            Err(BackendError::Refused { code, text }) => {
+                Ok(v1::AskReply { refusal: Some(v1::Refusal { code: code.to_owned(), text }), ..Default::default() })
+            }
             Err(error) => Err(reply::failure(error)),
         }
     }
@@ -163,7 +162,8 @@ impl<B: Backend> Pgvigil for Service<B> {
         let snapshot = self.snapshot(&request.cluster)?;
         let node = self.backend.node();
         // A node that was elected but does not decide yet has not seen anything either.
-        let leader = if leads { Some(node) } else { self.backend.leader().map(|(node, _)| node).filter(|l| *l != node) };
+        let leader =
+            if leads { Some(node) } else { self.backend.leader().map(|(node, _)| node).filter(|l| *l != node) };
         let status = status_document(&snapshot, node, leader);
         Ok(Response::new(v1::StatusReply { status: Some(status.into()) }))
     }

@@ -160,7 +160,9 @@ pub fn changed<'a>(
             },
             Value::String(_) => Value::String(value.to_owned()),
             _ => value.parse::<u64>().map(Value::from).map_err(|_| {
-                wrong(bound(settings, key).map_or("a number".to_owned(), |(b, why)| format!("a number from {b}: {why}")))
+                wrong(
+                    bound(settings, key).map_or("a number".to_owned(), |(b, why)| format!("a number from {b}: {why}")),
+                )
             })?,
         };
         let mut attempt = values.clone();

@@ -33,7 +33,13 @@ pub struct Arguments {
 #[derive(Clone, Debug, Args)]
 pub struct Connection {
     /// gRPC address of any node, or several: the first that answers leads to the Raft leader
-    #[arg(long, global = true, env = "PGVIGIL_CONNECT", default_value = "127.0.0.1:7400", value_name = "HOST:PORT,...")]
+    #[arg(
+        long,
+        global = true,
+        env = "PGVIGIL_CONNECT",
+        default_value = "127.0.0.1:7400",
+        value_name = "HOST:PORT,..."
+    )]
     pub connect: String,
     /// Which cluster, where there are several
     #[arg(long, global = true, env = "PGVIGIL_CLUSTER", value_name = "NAME")]
@@ -43,8 +49,10 @@ pub struct Connection {
 #[derive(Debug, clap::Subcommand)]
 pub enum Subcommand {
     /// Run one node: Raft voter, agent and controller beside a PostgreSQL
-    #[command(after_help = "Refuses to run as root: PostgreSQL would refuse too. PGVIGIL_LOG filters the log, such as \
-                            PGVIGIL_LOG=warn,pgvigil=debug.")]
+    #[command(
+        after_help = "Refuses to run as root: PostgreSQL would refuse too. PGVIGIL_LOG filters the log, such as \
+                            PGVIGIL_LOG=warn,pgvigil=debug."
+    )]
     Run(RunArguments),
     /// The guard process of a node; started by 'pgvigil run'
     #[command(hide = true)]
@@ -81,7 +89,9 @@ stays off. Acknowledged commits may be lost; the incident says so.")]
                             pgvigil settings get lease_ms\n  pgvigil settings set lease_ms=2000 suspect_ms=1000")]
     Settings(SettingsArguments),
     /// The changes of primary: why, each phase in milliseconds, outcome
-    #[command(after_help = "Examples:\n  pgvigil incidents         the newest\n  pgvigil incidents show 4  one of them whole")]
+    #[command(
+        after_help = "Examples:\n  pgvigil incidents         the newest\n  pgvigil incidents show 4  one of them whole"
+    )]
     Incidents(IncidentsArguments),
     /// List the members, or let one leave
     #[command(after_help = "A member joins by starting 'pgvigil run' with its configuration on its host.")]
@@ -90,8 +100,10 @@ stays off. Acknowledged commits may be lost; the incident says so.")]
     #[command(after_help = "Moving the Raft leadership never moves a PostgreSQL primary.")]
     Voters(VotersArguments),
     /// Print a libpq connection string that finds the primary
-    #[command(after_help = "Examples:\n  psql \"$(pgvigil dsn)\"\n  psql \"$(pgvigil dsn --ro --dbname shop)\"\nIt names \
-                            every member; libpq tries them and stays with the one that fits.")]
+    #[command(
+        after_help = "Examples:\n  psql \"$(pgvigil dsn)\"\n  psql \"$(pgvigil dsn --ro --dbname shop)\"\nIt names \
+                            every member; libpq tries them and stays with the one that fits."
+    )]
     Dsn(DsnArguments),
     /// Try pgvigil on this machine: three nodes, a write load, a killed primary, nothing lost
     #[command(after_help = "\

@@ -13,10 +13,8 @@ use pgvigil_proto::v1;
 use serde_json::json;
 
 pub(super) async fn switchover(client: &mut Client, out: Output, args: SwitchoverArguments) -> Result<(), Failure> {
-    let question =
-        v1::SwitchoverRequest { cluster: client.cluster(), to: args.to.unwrap_or_default(), by: operator() };
-    let answer =
-        client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.switchover(q).await }).await?;
+    let question = v1::SwitchoverRequest { cluster: client.cluster(), to: args.to.unwrap_or_default(), by: operator() };
+    let answer = client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.switchover(q).await }).await?;
     change_of_primary(client, out, args.waiting, "switchover", answer).await
 }
 
@@ -60,8 +58,13 @@ pub(super) fn judge_change(status: &StatusDocument, asked_in: u64, asked_at: u64
         if !dropped {
             return Progress::Going;
         }
-        let why = if status.findings.is_empty() { String::new() } else { format!(": {}", status.findings.join("; ")) };
-        return Progress::Failed(format!("the {what} was dropped, it cannot be done now{why}"));
+        let others = status.members.iter().filter(|member| member.name != status.primary);
+        let why: Vec<String> = others
+            .filter(|member| !member.may_take_over)
+            .map(|member| format!("{}: {}", member.name, member.may_not_because))
+            .collect();
+        let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
+        return Progress::Refused(format!("the {what} was dropped: nobody suitable may take over now{why}"));
     };
     let complete = incident.phases.iter().any(|phase| phase.name == "completed");
     match incident.outcome.as_str() {
@@ -76,7 +79,8 @@ pub(super) fn judge_change(status: &StatusDocument, asked_in: u64, asked_at: u64
 
 fn moved(incident: &IncidentDocument) -> String {
     let opened = incident.to_open_ms.map_or_else(String::new, |ms| format!(" after {}", milliseconds(ms)));
-    let loss = if incident.possible_data_loss { "; acknowledged commits may be lost, see 'pgvigil incidents'" } else { "" };
+    let loss =
+        if incident.possible_data_loss { "; acknowledged commits may be lost, see 'pgvigil incidents'" } else { "" };
     format!("{} is the primary, open to clients{opened} (incident {}){loss}", incident.to, incident.number)
 }
 
@@ -98,8 +102,7 @@ pub(super) async fn resume(client: &mut Client, out: Output) -> Result<(), Failu
 pub(super) async fn reinit(client: &mut Client, out: Output, args: ReinitArguments) -> Result<(), Failure> {
     let member = args.member;
     let question = v1::ReinitialiseRequest { cluster: client.cluster(), member: member.clone(), by: operator() };
-    let answer =
-        client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.reinitialise(q).await }).await?;
+    let answer = client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.reinitialise(q).await }).await?;
     let answer = agreed(answer)?;
     if args.waiting.no_wait {
         return only_agreed(out, "reinit", &answer);

@@ -190,7 +190,9 @@ fn broke(status: &Status) -> bool {
 
 fn endpoint(address: &str) -> Result<Endpoint, Failure> {
     let usage = || Failure::Usage(format!("--connect: {address:?} is not HOST:PORT"));
-    if address.contains('/') || address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+    if address.contains('/')
+        || address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+    {
         return Err(usage());
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| usage())?;

@@ -79,7 +79,14 @@ mod tests {
     use super::*;
 
     fn member(name: &str, role: Role, tier: Tier) -> MemberDocument {
-        MemberDocument { name: name.to_owned(), role, tier, host: format!("{name}.example"), port: 5432, ..Default::default() }
+        MemberDocument {
+            name: name.to_owned(),
+            role,
+            tier,
+            host: format!("{name}.example"),
+            port: 5432,
+            ..Default::default()
+        }
     }
 
     #[test]

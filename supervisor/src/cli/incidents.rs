@@ -59,7 +59,10 @@ pub(crate) fn whole(incident: &IncidentDocument) -> String {
         let _infallible = writeln!(text, "{line}");
     };
     let to = if incident.to.is_empty() { "nobody yet" } else { &incident.to };
-    say(format!("incident {}: {} from {} to {to} ({})", incident.number, incident.kind, incident.from, incident.outcome));
+    say(format!(
+        "incident {}: {} from {} to {to} ({})",
+        incident.number, incident.kind, incident.from, incident.outcome
+    ));
     say(format!("  reason    {}", incident.reason));
     say(format!("  by        {}", incident.by));
     for line in &incident.evidence {

@@ -41,8 +41,7 @@ pub(super) async fn members(client: &mut Client, out: Output, args: MembersArgum
 
 async fn remove(client: &mut Client, out: Output, member: String, waiting: Waiting) -> Result<(), Failure> {
     let question = v1::RemoveMemberRequest { cluster: client.cluster(), member: member.clone(), by: operator() };
-    let answer =
-        client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.remove_member(q).await }).await?;
+    let answer = client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.remove_member(q).await }).await?;
     let answer = agreed(answer)?;
     if waiting.no_wait {
         return only_agreed(out, "removal", &answer);

@@ -30,14 +30,21 @@ pub(super) async fn show(client: &mut Client, out: Output) -> Result<(), Failure
 #[must_use]
 pub(crate) fn render(status: &StatusDocument) -> String {
     let mut text = String::new();
-    let leader = if status.leader == 0 { "no Raft leader known".to_owned() } else { format!("Raft leader: node {}", status.leader) };
-    say(&mut text, format_args!(
-        "cluster {}: {}   epoch {}, timeline {}   {leader}",
-        status.cluster,
-        word(&status.state),
-        status.epoch,
-        status.timeline
-    ));
+    let leader = if status.leader == 0 {
+        "no Raft leader known".to_owned()
+    } else {
+        format!("Raft leader: node {}", status.leader)
+    };
+    say(
+        &mut text,
+        format_args!(
+            "cluster {}: {}   epoch {}, timeline {}   {leader}",
+            status.cluster,
+            word(&status.state),
+            status.epoch,
+            status.timeline
+        ),
+    );
     if !status.paused.is_empty() {
         say(&mut text, format_args!("PAUSED {}", status.paused));
     }

@@ -27,6 +27,8 @@ pub(super) enum Progress {
     Done(String),
     /// It will not be done.
     Failed(String),
+    /// The rules say no, after all.
+    Refused(String),
 }
 
 /// Hands all news to `on` until it returns something; `None` when `limit` has passed before.
@@ -90,11 +92,14 @@ pub(super) async fn until_done(
             }
             Progress::Done(text) => Some(Ok((text, *status))),
             Progress::Failed(text) => Some(Err(Failure::Failed(text))),
+            Progress::Refused(text) => Some(Err(Failure::Refused { code: "dropped".to_owned(), text })),
         },
     });
     end.await?.unwrap_or_else(|| {
         let seconds = waiting.timeout;
-        Err(Failure::Failed(format!("not done after {seconds} s; it was agreed and may still be done: see pgvigil status")))
+        Err(Failure::Failed(format!(
+            "not done after {seconds} s; it was agreed and may still be done: see pgvigil status"
+        )))
     })
 }
 

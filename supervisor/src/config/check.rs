@@ -71,7 +71,9 @@ fn node(raw: RawNode) -> Checked<NodeConfig> {
         }
         None => {
             ensure(!listen.ip().is_unspecified(), &["node", "listen"], || {
-                format!("peers cannot connect to {listen}; set node.advertise to the HOST:PORT under which they reach this node")
+                format!(
+                    "peers cannot connect to {listen}; set node.advertise to the HOST:PORT under which they reach this node"
+                )
             })?;
             raw.listen
         }
@@ -85,7 +87,9 @@ fn node(raw: RawNode) -> Checked<NodeConfig> {
     let key = ["node", "voters"];
     match (voters.get(&id), initial_voter) {
         (Some(own), true) => ensure(*own == advertise, &key, || {
-            format!("it says {own} for this node ({id}), but peers are to use {advertise} (node.advertise or node.listen)")
+            format!(
+                "it says {own} for this node ({id}), but peers are to use {advertise} (node.advertise or node.listen)"
+            )
         })?,
         (None, true) => {
             return bad(
@@ -98,7 +102,10 @@ fn node(raw: RawNode) -> Checked<NodeConfig> {
             );
         }
         (Some(_), false) => {
-            return bad(&["node", "initial_voter"], format!("node {id} is listed in node.voters; false contradicts that"));
+            return bad(
+                &["node", "initial_voter"],
+                format!("node {id} is listed in node.voters; false contradicts that"),
+            );
         }
         (None, false) => {}
     }
@@ -139,7 +146,11 @@ fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
     absolute(&["member", "data_dir"], &raw.data_dir)?;
     let (data, state) = (&raw.data_dir, &node.state_dir);
     ensure(!state.starts_with(data) && !data.starts_with(state), &["member", "data_dir"], || {
-        format!("{} and node.state_dir {} must lie apart: a clone empties the data directory", data.display(), state.display())
+        format!(
+            "{} and node.state_dir {} must lie apart: a clone empties the data directory",
+            data.display(),
+            state.display()
+        )
     })?;
     if let Some(bin_dir) = &raw.bin_dir {
         absolute(&["member", "bin_dir"], bin_dir)?;
@@ -196,7 +207,9 @@ fn check_parameters(parameters: &BTreeMap<String, String>) -> Checked<()> {
 
 fn bootstrap(raw: RawBootstrap) -> Checked<Bootstrap> {
     let key = ["bootstrap", "expect"];
-    ensure(!raw.expect.is_empty(), &key, || "name the members that must be there before the cluster is created".into())?;
+    ensure(!raw.expect.is_empty(), &key, || {
+        "name the members that must be there before the cluster is created".into()
+    })?;
     let mut expect = BTreeSet::new();
     for member in raw.expect {
         name(&key, &member)?;

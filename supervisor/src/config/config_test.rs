@@ -106,7 +106,8 @@ fn unknown_keys_and_wrong_types_are_named_with_their_line() {
 
 #[test]
 fn an_agent_without_a_vote_says_so() {
-    let text = GOOD.replacen("id = 1", "id = 4\ninitial_voter = false", 1).replacen("7401\"\nstate", "7404\"\nstate", 1);
+    let text =
+        GOOD.replacen("id = 1", "id = 4\ninitial_voter = false", 1).replacen("7401\"\nstate", "7404\"\nstate", 1);
     assert!(!parse(Path::new("n4.toml"), &text).unwrap().node.initial_voter);
     assert!(error("id = 1", "id = 1\ninitial_voter = false").contains("contradicts"));
 }

@@ -70,9 +70,9 @@ impl Account {
             return Ok(Self { name: user.name, become_ids: Some((user.uid, user.gid)) });
         }
         let user = User::from_uid(geteuid()).ok().flatten();
-        let name = user.map(|user| user.name).ok_or_else(|| {
-            Failure::Failed(format!("the user id {} has no name; PostgreSQL needs one", geteuid()))
-        })?;
+        let name = user
+            .map(|user| user.name)
+            .ok_or_else(|| Failure::Failed(format!("the user id {} has no name; PostgreSQL needs one", geteuid())))?;
         Ok(Self { name, become_ids: None })
     }
 
@@ -101,7 +101,12 @@ impl Ground {
         })?;
         let account = Account::find(story)?;
         let dir = make_dir(wanted, &account)?;
-        story.say(&format!("PostgreSQL {} from {}; everything is in {}", binaries.version(), binaries.bin_dir().display(), dir.display()));
+        story.say(&format!(
+            "PostgreSQL {} from {}; everything is in {}",
+            binaries.version(),
+            binaries.bin_dir().display(),
+            dir.display()
+        ));
         let program = runnable_program(&dir, &account, story)?;
         let password = dir.join("replication.password");
         write_owned(&account, &password, &format!("{:032x}\n", rand::rng().random::<u128>()), 0o600)?;
@@ -233,7 +238,8 @@ fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
             held.push(listener);
         }
         if held.len() == count {
-            let ports: io::Result<Vec<u16>> = held.iter().map(|l| l.local_addr().map(|address| address.port())).collect();
+            let ports: io::Result<Vec<u16>> =
+                held.iter().map(|l| l.local_addr().map(|address| address.port())).collect();
             return ports.map_err(io_failure("free ports"));
         }
     }

@@ -77,7 +77,10 @@ fn failed(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Failure + '_ {
 fn config(dsn: &str) -> Result<Config, Failure> {
     let mut config = Config::from_str(dsn).map_err(failed("the connection string"))?;
     // In random order, so that a frozen server that comes first in the list does not hide the others.
-    config.connect_timeout(CONNECT_WITHIN).application_name("pgvigil-demo").load_balance_hosts(LoadBalanceHosts::Random);
+    config
+        .connect_timeout(CONNECT_WITHIN)
+        .application_name("pgvigil-demo")
+        .load_balance_hosts(LoadBalanceHosts::Random);
     Ok(config)
 }
 

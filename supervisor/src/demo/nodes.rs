@@ -74,7 +74,13 @@ fn spawn(ground: &Ground, node: &NodePlace) -> Result<Child, Failure> {
 }
 
 /// Watches over one process until told to stop.
-async fn keep(ground: Arc<Ground>, node: NodePlace, child: Child, story: Arc<Story>, mut stopping: watch::Receiver<bool>) {
+async fn keep(
+    ground: Arc<Ground>,
+    node: NodePlace,
+    child: Child,
+    story: Arc<Story>,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut child = child;
     let mut soon = 0;
     loop {

@@ -2,7 +2,7 @@
 
 use super::Ending;
 use crate::{
-    cli::{Client, Failure, follow_news, incident_text, local_time, milliseconds, status_screen, News},
+    cli::{Client, Failure, News, follow_news, incident_text, local_time, milliseconds, status_screen},
     view::StatusDocument,
 };
 use std::{
@@ -118,7 +118,9 @@ impl Story {
             ));
         }
         match ending.healed_after {
-            Some(after) => self.line(&format!("{} is back as a standby, everything healed after {}\n", ending.killed, show(after))),
+            Some(after) => {
+                self.line(&format!("{} is back as a standby, everything healed after {}\n", ending.killed, show(after)))
+            }
             None => self.line(&format!("{} is not back as a standby\n", ending.killed)),
         }
         Ok(())

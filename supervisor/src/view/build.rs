@@ -44,8 +44,15 @@ pub fn status_document(snapshot: &ClusterSnapshot, node: NodeId, leader: Option<
         members,
         rule: rule_document(state),
         rpo,
-        request: state.request.as_ref().map_or_else(String::new, |r| format!("{}, asked for by {}", kind_words(&r.kind), r.by)),
-        unfenced: state.fence_debts.iter().map(|debt| format!("{} (epoch {})", debt.primary.member, debt.epoch)).collect(),
+        request: state
+            .request
+            .as_ref()
+            .map_or_else(String::new, |r| format!("{}, asked for by {}", kind_words(&r.kind), r.by)),
+        unfenced: state
+            .fence_debts
+            .iter()
+            .map(|debt| format!("{} (epoch {})", debt.primary.member, debt.epoch))
+            .collect(),
         findings,
         incidents: state.incidents[shown..].iter().map(incident_document).collect(),
         incident_count: u32::try_from(state.incidents.len()).unwrap_or(u32::MAX),
@@ -72,7 +79,8 @@ fn cluster_word(
     if !from_leader {
         return ClusterWord::Unknown;
     }
-    let primary_serves = members.iter().any(|m| m.role == Role::Primary && m.state == "open" && m.name == reign.primary.member.0);
+    let primary_serves =
+        members.iter().any(|m| m.role == Role::Primary && m.state == "open" && m.name == reign.primary.member.0);
     if !primary_serves {
         return ClusterWord::Down;
     }
@@ -80,7 +88,10 @@ fn cluster_word(
         return ClusterWord::Completing;
     }
     let all_stream = members.iter().filter(|m| m.role != Role::Primary).all(|m| m.state.starts_with("streaming"));
-    let all_counted = members.iter().filter(|m| m.role != Role::Primary && m.tier < pgvigil_core::member::Tier::Emergency).all(|m| m.in_rule);
+    let all_counted = members
+        .iter()
+        .filter(|m| m.role != Role::Primary && m.tier < pgvigil_core::member::Tier::Emergency)
+        .all(|m| m.in_rule);
     if writable && all_stream && all_counted && state.paused.is_none() {
         ClusterWord::Healthy
     } else {
@@ -135,8 +146,7 @@ fn election_waits_for(state: &ClusterState, seen: &Observations) -> String {
         .iter()
         .filter(|rule| rule.seals_missing(&sealed) > 0)
         .map(|rule| {
-            let who: Vec<&str> =
-                rule.setting.cohort.difference(&sealed).map(|key| key.member.as_str()).collect();
+            let who: Vec<&str> = rule.setting.cohort.difference(&sealed).map(|key| key.member.as_str()).collect();
             format!("{} more of {}", rule.seals_missing(&sealed), who.join(", "))
         })
         .collect();
@@ -149,7 +159,8 @@ fn election_waits_for(state: &ClusterState, seen: &Observations) -> String {
 }
 
 pub(super) fn kind_words(kind: &ElectionKind) -> String {
-    let towards = |to: &Option<pgvigil_core::id::MemberId>| to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
+    let towards =
+        |to: &Option<pgvigil_core::id::MemberId>| to.as_ref().map_or_else(String::new, |to| format!(" to {to}"));
     match kind {
         ElectionKind::Failover => "failover".to_owned(),
         ElectionKind::Switchover { to } => format!("switchover{}", towards(to)),

@@ -90,11 +90,17 @@ fn incident_events(
 ) -> Vec<(u64, &'static str, String, String)> {
     let mut events = Vec::new();
     let begun_at = after.phases.iter().find(|phase| phase.name == "begun").map_or(0, |phase| phase.at_ms);
-    if before.is_none() {
-        for line in &after.evidence {
-            events.push((begun_at, "seen", after.from.clone(), line.clone()));
+    let last = after.phases.last().map_or(begun_at, |phase| phase.at_ms);
+    // The appointment adds its own evidence: the seals.
+    let shown_at = if before.is_none() { begun_at } else { last };
+    for line in &after.evidence {
+        if !before.is_some_and(|before| before.evidence.contains(line)) {
+            events.push((shown_at, "seen", after.from.clone(), line.clone()));
         }
-        let text = format!("{} of {} in epoch {}: {} ({})", after.kind, after.from, after.number, after.reason, after.by);
+    }
+    if before.is_none() {
+        let text =
+            format!("{} of {} in epoch {}: {} ({})", after.kind, after.from, after.number, after.reason, after.by);
         events.push((begun_at, "decided", after.from.clone(), text));
     }
     for phase in &after.phases {
@@ -105,7 +111,6 @@ fn incident_events(
         let text = format!("{} {} after {} ms", after.to, phase_words(&phase.name), phase.after_ms);
         events.push((phase.at_ms, "phase", after.to.clone(), text));
     }
-    let last = after.phases.last().map_or(begun_at, |phase| phase.at_ms);
     for note in &after.notes {
         if !before.is_some_and(|before| before.notes.contains(note)) {
             events.push((last, "note", after.to.clone(), note.clone()));
@@ -126,9 +131,7 @@ fn phase_words(phase: &str) -> &str {
 
 fn rule_event(before: &StatusDocument, after: &StatusDocument) -> Option<String> {
     let rule = after.rule.as_ref()?;
-    let unchanged = before
-        .rule
-        .as_ref()
-        .is_some_and(|old| old.epoch == rule.epoch && old.cohort == rule.cohort && old.k == rule.k);
+    let unchanged =
+        before.rule.as_ref().is_some_and(|old| old.epoch == rule.epoch && old.cohort == rule.cohort && old.k == rule.k);
     (!unchanged).then(|| format!("a commit now needs {} of ({})", rule.k, rule.cohort.join(", ")))
 }

@@ -99,7 +99,8 @@ impl Group {
         let service = started.consensus().service();
         let listener = std::net::TcpListener::bind(node.address).expect("the port is free");
         listener.set_nonblocking(true).expect("a socket can be non-blocking");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
         runtime.spawn(async move {
             let incoming = TcpListenerStream::new(TcpListener::from_std(listener).expect("a listener"));
             tonic::transport::Server::builder()

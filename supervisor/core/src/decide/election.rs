@@ -187,8 +187,11 @@ impl<'a> View<'a> {
             if named_later || (emergency && better_exists) {
                 return false;
             }
+            // The former primary may hold more than the others, or be slow to come back: it is no reason to appoint
+            // before the standbys that are there have sealed.
             let setting = self.setting_for(best);
-            if (setting.cohort.len() as u64) < u64::from(setting.k) && !self.stragglers().is_empty() {
+            let others = setting.cohort.iter().filter(|key| **key != self.last.primary).count() as u64;
+            if others < u64::from(setting.k) && !self.stragglers().is_empty() {
                 decision.find("waiting-for-seals", format!("waiting for {} to join the new rule", list(&self.stragglers())));
                 return true;
             }

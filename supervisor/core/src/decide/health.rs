@@ -114,6 +114,10 @@ const fn short(report: &PostgresReport) -> &'static str {
 
 /// Begins a failover when the evidence is there and it can succeed.
 pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
+    if agreed.reigns.len() == 1 && reign.promotion.is_none() {
+        // The first primary is still being made: there is nothing to fail over from, and nobody to fail over to.
+        return;
+    }
     let (evidence, dead) = match primary_health(agreed, reign, seen, now) {
         Verdict::Well => return,
         Verdict::Suspect { look_again_at, why } => {

@@ -34,10 +34,10 @@ pub(super) fn must_stop(agreed: &ClusterState, local: &Local, now: Time) -> Opti
         };
         return fence(polite, format!("an election for epoch {} ends this reign", election.epoch));
     }
-    if local.canary_waiting_ms >= agreed.settings.hang_timeout_ms
-        && agreed.newest_rule().is_some_and(|rule| rule.setting.k >= 1 && local.standbys_streaming >= rule.setting.k)
-    {
-        let waited = local.canary_waiting_ms;
+    // A canary also waits while standbys are missing; only with enough of them does its hanging accuse this server.
+    let accused_ms = local.standbys_enough_since.map_or(0, |since| now.since(since)).min(local.canary_waiting_ms);
+    if accused_ms >= agreed.settings.hang_timeout_ms {
+        let waited = accused_ms;
         return fence(0, format!("the canary has hung for {waited} ms although enough standbys stream"));
     }
     right_ran_out(agreed, local, now)

@@ -1,0 +1,356 @@
+//! Three nodes on loopback, each a pgvigil with its own PostgreSQL, run by this program.
+//!
+//! What systemd does on a real host (start, restart a pgvigil that died) is done here by `tend`. Dropping a cluster
+//! ends every process in its folders and removes them, also after an error, a panic or an interrupt.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::account::{Account, AccountError};
+use crate::bare::{self, BareError};
+use crate::interrupt::{WaitError, wait_for};
+use crate::libpq::{Address, Dsn};
+use crate::processes::{self, SignalError};
+use crate::status::Status;
+
+/// How many nodes a cluster has.
+pub const NODES: usize = 3;
+/// Between two looks at the status.
+const PACE: Duration = Duration::from_millis(100);
+
+/// Why the cluster is not as it should be.
+#[derive(Debug, Error)]
+pub enum ClusterError {
+    /// A program could not be run, or a file not be used.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A `pgvigil` command failed or refused.
+    #[error("pgvigil {arguments} ended with {status}: {output}")]
+    Command {
+        /// Its arguments.
+        arguments: String,
+        /// Its exit status.
+        status: std::process::ExitStatus,
+        /// What it said.
+        output: String,
+    },
+    /// The status cannot be read.
+    #[error("the answer of 'pgvigil status --json' cannot be read: {0}")]
+    Status(#[from] serde_json::Error),
+    /// There is no node of that number or member of that name.
+    #[error("the cluster has no {0}")]
+    NoSuch(String),
+    /// See there.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// See there.
+    #[error(transparent)]
+    Bare(#[from] BareError),
+    /// See there.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// See there.
+    #[error(transparent)]
+    Signal(#[from] SignalError),
+}
+
+/// What a cluster is started with.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterOptions {
+    /// The program; `None`: the `pgvigil` beside the calling program.
+    pub pgvigil: Option<PathBuf>,
+    /// Where the nodes' folders are made; `None`: a new temporary folder, which is removed at the end.
+    pub dir: Option<PathBuf>,
+    /// First values of the agreed settings, as TOML values.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// One node: a folder, a pgvigil process, a PostgreSQL.
+#[derive(Debug)]
+pub struct Node {
+    /// Raft's id, from 1.
+    pub id: u64,
+    /// The folder that all its files and processes are in.
+    pub dir: PathBuf,
+    /// Its member's name.
+    pub member: String,
+    /// Where its pgvigil listens.
+    pub listen: String,
+    /// Where its PostgreSQL listens.
+    pub port: u16,
+    config: PathBuf,
+    child: Option<Child>,
+    /// Whether `tend` restarts its pgvigil.
+    kept: bool,
+}
+
+/// Three nodes.
+#[derive(Debug)]
+pub struct Cluster {
+    /// By id.
+    pub nodes: Vec<Node>,
+    account: Account,
+    program: PathBuf,
+    /// Kept for its `Drop`, which removes the folder; a folder named by the user stays.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// The `pgvigil` beside the calling program (or one folder up, where cargo puts it for tests).
+pub fn find_pgvigil() -> Result<PathBuf, ClusterError> {
+    let own = std::env::current_exe()
+        .map_err(|source| ClusterError::Io { what: "finding this program's folder".to_owned(), source })?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("pgvigil"))
+        .find(|path| path.is_file())
+        .ok_or_else(|| ClusterError::NoSuch(format!("program pgvigil beside {} (build it, or name it)", own.display())))
+}
+
+impl Cluster {
+    /// Starts three nodes; they form the cluster by themselves (see `wait_healthy`).
+    pub fn start(options: ClusterOptions) -> Result<Cluster, ClusterError> {
+        let account = Account::unprivileged()?;
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |source| ClusterError::Io { what, source }
+        };
+        let (dir, temporary) = match options.dir {
+            Some(dir) => (dir, None),
+            None => {
+                let made =
+                    tempfile::Builder::new().prefix("pgvigil-chaos-").tempdir().map_err(io("making a folder"))?;
+                (made.path().to_owned(), Some(made))
+            }
+        };
+        account.make_dir(&dir)?;
+        let dir = dir.canonicalize().map_err(io("finding the cluster's folder"))?;
+        let program = options.pgvigil.map_or_else(find_pgvigil, Ok)?;
+        let program = account.runnable(&program, &dir)?;
+        let password = dir.join("replication.password");
+        account.write_file(&password, &format!("{:016x}{:016x}\n", rand::random::<u64>(), rand::random::<u64>()))?;
+        let ports = bare::free_ports(2 * NODES)?;
+        let address = |index: usize| format!("127.0.0.1:{}", ports[index]);
+        let voters: Vec<String> = (0..NODES).map(|i| format!("{} = \"{}\"", i + 1, address(i))).collect();
+        let settings: String = options.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let mut cluster = Cluster { nodes: Vec::new(), account, program, _temporary: temporary };
+        for index in 0..NODES {
+            let id = index as u64 + 1;
+            let node_dir = dir.join(format!("n{id}"));
+            cluster.account.make_dir(&node_dir)?;
+            let (member, listen, port) = (format!("pg{id}"), address(index), ports[NODES + index]);
+            let config = node_dir.join("pgvigil.toml");
+            let text = format!(
+                "cluster = \"chaos\"\n\
+                 [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n\
+                 [member]\nname = \"{member}\"\nhost = \"127.0.0.1\"\nport = {port}\ndata_dir = {data:?}\n\
+                 bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
+                 hba = [\"host all all 127.0.0.1/32 trust\"]\n\
+                 [member.parameters]\nshared_buffers = \"32MB\"\n\
+                 [bootstrap]\nexpect = [\"pg1\", \"pg2\", \"pg3\"]\n\
+                 [bootstrap.settings]\n{settings}",
+                state = node_dir.join("state"),
+                voters = voters.join(", "),
+                data = node_dir.join("pgdata"),
+                bin = bare::bin_dir()?,
+                user = cluster.account.name,
+            );
+            cluster.account.write_file(&config, &text)?;
+            cluster.nodes.push(Node { id, dir: node_dir, member, listen, port, config, child: None, kept: true });
+        }
+        for id in 1..=NODES as u64 {
+            cluster.start_node(id)?;
+        }
+        Ok(cluster)
+    }
+
+    /// The node of that id.
+    pub fn node(&self, id: u64) -> Result<&Node, ClusterError> {
+        self.nodes.iter().find(|node| node.id == id).ok_or_else(|| ClusterError::NoSuch(format!("node {id}")))
+    }
+
+    /// The node of that member.
+    pub fn node_of(&self, member: &str) -> Result<&Node, ClusterError> {
+        let found = self.nodes.iter().find(|node| node.member == member);
+        found.ok_or_else(|| ClusterError::NoSuch(format!("member {member:?}")))
+    }
+
+    /// Starts the node's pgvigil, whose messages go to `pgvigil.log` in its folder, and keeps it from now on.
+    pub fn start_node(&mut self, id: u64) -> Result<(), ClusterError> {
+        let (account, program) = (self.account.clone(), self.program.clone());
+        let node = self.nodes.iter_mut().find(|node| node.id == id);
+        let node = node.ok_or_else(|| ClusterError::NoSuch(format!("node {id}")))?;
+        let io = |what: &str| {
+            let what = format!("{what} of node {id}");
+            move |source| ClusterError::Io { what, source }
+        };
+        let log = OpenOptions::new().create(true).append(true).open(node.dir.join("pgvigil.log"));
+        let log = log.map_err(io("opening the log"))?;
+        let child = account
+            .command(&program, &node.dir)
+            .arg("run")
+            .arg("--config")
+            .arg(&node.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(io("opening the log"))?)
+            .stderr(log)
+            .spawn()
+            .map_err(io("starting pgvigil"))?;
+        node.child = Some(child);
+        node.kept = true;
+        Ok(())
+    }
+
+    /// From now on a dead pgvigil of this node stays dead, until `start_node`.
+    pub fn leave_dead(&mut self, id: u64) {
+        for node in self.nodes.iter_mut().filter(|node| node.id == id) {
+            node.kept = false;
+        }
+    }
+
+    /// Restarts every pgvigil that has ended and is kept, as systemd would. Returns the nodes restarted.
+    pub fn tend(&mut self) -> Result<Vec<u64>, ClusterError> {
+        let mut ended = Vec::new();
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child {
+                let end = child.try_wait().map_err(|source| ClusterError::Io { what: "waiting".to_owned(), source })?;
+                if end.is_some() {
+                    node.child = None;
+                }
+            }
+            if node.child.is_none() && node.kept {
+                ended.push(node.id);
+            }
+        }
+        for id in &ended {
+            self.start_node(*id)?;
+        }
+        Ok(ended)
+    }
+
+    /// Runs a `pgvigil` command against this cluster (as the calling user) and returns what it printed.
+    pub fn command(&self, arguments: &[&str]) -> Result<String, ClusterError> {
+        let Output { status, stdout, stderr } = Command::new(&self.program)
+            .args(arguments)
+            .env("PGVIGIL_CONNECT", self.nodes.iter().map(|node| node.listen.as_str()).collect::<Vec<_>>().join(","))
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| ClusterError::Io { what: format!("running pgvigil {}", arguments.join(" ")), source })?;
+        let stdout = String::from_utf8_lossy(&stdout).into_owned();
+        if status.success() {
+            return Ok(stdout);
+        }
+        let output = format!("{} {}", String::from_utf8_lossy(&stderr).trim(), stdout.trim());
+        Err(ClusterError::Command { arguments: arguments.join(" "), status, output })
+    }
+
+    /// The status, from the Raft leader.
+    pub fn status(&self) -> Result<Status, ClusterError> {
+        Ok(serde_json::from_str(&self.command(&["status", "--json"])?)?)
+    }
+
+    /// Waits until the cluster is in full health (see `Status::ailments`), restarting what has died meanwhile.
+    pub fn wait_healthy(&mut self, limit: Duration) -> Result<Status, ClusterError> {
+        let mut last = Vec::new();
+        let waited = wait_for("full health", limit, PACE, || {
+            self.tend()?;
+            match self.status() {
+                Ok(status) => {
+                    last = status.ailments(NODES);
+                    Ok::<_, ClusterError>(last.is_empty().then_some(status))
+                }
+                // No leader just now: that is what is waited for.
+                Err(ClusterError::Command { output, .. }) => {
+                    last = vec![output];
+                    Ok(None)
+                }
+                Err(e) => Err(e),
+            }
+        });
+        match waited {
+            Err(ClusterError::Wait(WaitError::TooLong(limit, what))) => {
+                let what = format!("{what}: {}", last.join("; "));
+                Err(WaitError::TooLong(limit, what).into())
+            }
+            other => other,
+        }
+    }
+
+    /// Makes that node the Raft leader, and waits until it is.
+    pub fn move_leader(&self, id: u64, limit: Duration) -> Result<(), ClusterError> {
+        wait_for(&format!("node {id} to lead the Raft group"), limit, PACE, || {
+            match self.status() {
+                Ok(status) if status.leader == id => return Ok::<_, ClusterError>(Some(())),
+                // Asked again until it is so: a transfer can fail when the successor's log is a moment behind.
+                Ok(_) => match self.command(&["voters", "lead", &id.to_string()]) {
+                    Ok(_) | Err(ClusterError::Command { .. }) => {}
+                    Err(e) => return Err(e),
+                },
+                Err(ClusterError::Command { .. }) => {}
+                Err(e) => return Err(e),
+            }
+            Ok(None)
+        })
+    }
+
+    /// A connection string that names every host.
+    pub fn dsn(&self) -> Dsn {
+        let addresses =
+            self.nodes.iter().map(|node| Address { host: "127.0.0.1".to_owned(), port: node.port }).collect();
+        Dsn { addresses, database: "postgres".to_owned(), user: self.account.name.clone(), read_write: true }
+    }
+
+    /// Ends every process of every node. Called when dropped; calling it shows the error, if any.
+    pub fn stop(&mut self) -> Result<(), ClusterError> {
+        let mut result = Ok(());
+        for node in &mut self.nodes {
+            node.kept = false;
+            let ended = end_node(node);
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// Ends every process in the node's folder, and reaps the one that is our child.
+fn end_node(node: &mut Node) -> Result<(), ClusterError> {
+    if let Some(child) = &mut node.child {
+        // In its own folder it is found by `kill_host` too, unless it has not got there yet.
+        child.kill().map_err(|source| ClusterError::Io { what: format!("ending node {}", node.id), source })?;
+    }
+    processes::kill_host(&node.dir)?;
+    if let Some(mut child) = node.child.take() {
+        child.wait().map_err(|source| ClusterError::Io { what: format!("ending node {}", node.id), source })?;
+    }
+    Ok(())
+}
+
+/// The postmaster among the processes of a host.
+pub fn postmaster(host: &Path) -> Option<i32> {
+    let own = processes::of_host(host);
+    let is_postgres =
+        |command: &str| command.split(' ').next().is_some_and(|program| program.rsplit('/').next() == Some("postgres"));
+    // The children call themselves "postgres: …"; for an instant after its fork a child still bears the parent's name.
+    let candidates: Vec<_> = own.iter().filter(|p| is_postgres(&p.command)).collect();
+    let parents: Vec<i32> = candidates.iter().map(|p| p.pid).collect();
+    candidates.iter().find(|p| !parents.contains(&p.parent)).map(|p| p.pid)
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("not everything that was started could be ended: {error}");
+        }
+    }
+}

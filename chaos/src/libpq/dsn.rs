@@ -1,0 +1,83 @@
+//! Connection strings that name every host.
+
+use std::fmt;
+
+/// Where one PostgreSQL server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Host name or IP address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// A libpq connection string over several servers, of which one accepts writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dsn {
+    /// Every server, in the order they are tried.
+    pub addresses: Vec<Address>,
+    /// Database.
+    pub database: String,
+    /// Role to log in as.
+    pub user: String,
+    /// Whether a server that only reads is passed over (`target_session_attrs=read-write`).
+    pub read_write: bool,
+}
+
+impl Dsn {
+    /// The same string with the list of servers begun `by` places later: what a client does that has just found the
+    /// first one silent. (libpq 16 has `load_balance_hosts` for this; older ones leave it to the client.)
+    pub fn rotated(&self, by: usize) -> Dsn {
+        let mut turned = self.clone();
+        let count = turned.addresses.len();
+        if count > 0 {
+            turned.addresses.rotate_left(by % count);
+        }
+        turned
+    }
+
+    /// The same login on one server only, whether or not it accepts writes.
+    pub fn pinned(&self, address: Address) -> Dsn {
+        Dsn { addresses: vec![address], read_write: false, ..self.clone() }
+    }
+}
+
+impl fmt::Display for Dsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |pick: fn(&Address) -> String| self.addresses.iter().map(pick).collect::<Vec<_>>().join(",");
+        write!(
+            f,
+            "host={} port={} dbname={} user={} target_session_attrs={} application_name=pgvigil-chaos",
+            list(|a| a.host.clone()),
+            list(|a| a.port.to_string()),
+            self.database,
+            self.user,
+            if self.read_write { "read-write" } else { "any" },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Dsn {
+        let at = |port| Address { host: "127.0.0.1".into(), port };
+        Dsn { addresses: vec![at(1), at(2), at(3)], database: "postgres".into(), user: "u".into(), read_write: true }
+    }
+
+    #[test]
+    fn every_host_is_named_in_order() {
+        assert_eq!(
+            three().to_string(),
+            "host=127.0.0.1,127.0.0.1,127.0.0.1 port=1,2,3 dbname=postgres user=u target_session_attrs=read-write \
+             application_name=pgvigil-chaos"
+        );
+    }
+
+    #[test]
+    fn rotation_keeps_every_host() {
+        let turned = three().rotated(4);
+        assert_eq!(turned.addresses.iter().map(|a| a.port).collect::<Vec<_>>(), [2, 3, 1]);
+    }
+}
