@@ -122,10 +122,10 @@ async fn play(args: &DemoArguments, ground: &Ground, story: &Story) -> Result<()
 
 /// Until a signal ends it.
 async fn stay(args: &DemoArguments, ground: &Ground, story: &Story, connect: &str, load: Load) {
+    story.told();
     story.say(&format!("the cluster stays up until Ctrl-C: psql \"{}\"", ground.dsn));
     story.say(&format!("  export PGVIGIL_CONNECT={connect}; pgvigil watch"));
     story.say(&format!("  {} describes it for programs", ground.dir.join("demo.json").display()));
-    story.told();
     if !args.write_load {
         drop(load);
         std::future::pending::<()>().await;

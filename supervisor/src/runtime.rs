@@ -32,12 +32,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(node.listen).await.with_context(|| {
         format!("cannot listen on {} (node.listen): is another pgvigil running, or the port taken?", node.listen)
     })?;
-    let http = match node.http {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address} (node.http): is another program using the port?")
-        })?),
-        None => None,
-    };
+    let http =
+        match node.http {
+            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address} (node.http): is another program using the port?")
+            })?),
+            None => None,
+        };
     let mut options = Options::new(node.id, node.advertise.clone(), node.state_dir.join("raft"));
     options.peers.clone_from(&node.voters);
     options.group = format!("pgvigil/{}", config.cluster);
@@ -47,9 +48,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let voter = node.initial_voter.then(|| consensus.clone());
     let agent = Agent::start(&config, voter).context("the agent cannot start")?;
     let backend = Arc::new(Running::new(&config, consensus.clone(), Arc::clone(&inbox), agent.clone()));
-    let routes = api::services(&backend)?
-        .add_service(consensus.service())
-        .add_service(AgentsServer::new(AgentsService::new(consensus.clone(), Arc::clone(&inbox))).max_decoding_message_size(64 << 20));
+    let routes = api::services(&backend)?.add_service(consensus.service()).add_service(
+        AgentsServer::new(AgentsService::new(consensus.clone(), Arc::clone(&inbox)))
+            .max_decoding_message_size(64 << 20),
+    );
     let server = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -96,7 +98,8 @@ async fn hand_over(consensus: &Consensus, me: NodeId) {
         return;
     }
     let metrics = consensus.metrics();
-    let next = metrics.followers.iter().filter(|(id, _)| metrics.voters.contains(id)).min_by_key(|(_, f)| f.lag_entries);
+    let next =
+        metrics.followers.iter().filter(|(id, _)| metrics.voters.contains(id)).min_by_key(|(_, f)| f.lag_entries);
     if let Some((to, _)) = next
         && let Err(error) = consensus.transfer_leadership(*to).await
     {
@@ -148,8 +151,7 @@ struct Running {
 impl Running {
     fn new(config: &Config, consensus: Consensus, inbox: Arc<Inbox>, agent: Option<Agent>) -> Self {
         let (sender, changed) = watch::channel(0_u64);
-        let (mut states, mut leadership, mut seen) =
-            (consensus.states(), consensus.leadership(), inbox.subscribe());
+        let (mut states, mut leadership, mut seen) = (consensus.states(), consensus.leadership(), inbox.subscribe());
         tokio::spawn(async move {
             loop {
                 let alive = tokio::select! {

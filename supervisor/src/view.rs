@@ -99,7 +99,7 @@ pub enum ClusterWord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// Its PostgreSQL runs as a primary.
+    /// It is the primary, or its PostgreSQL still runs as one; its state says whether it serves.
     Primary,
     /// It is appointed and does not yet run as a primary.
     Appointed,

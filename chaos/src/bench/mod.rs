@@ -23,7 +23,7 @@ pub use idle::Idle;
 pub use report::{Report, Run, Series, percentile};
 
 /// How long a cluster may take to be in full health, at first and after each fault.
-const HEAL_LIMIT: Duration = Duration::from_secs(240);
+const HEAL_LIMIT: Duration = Duration::from_secs(180);
 
 /// Why a bench could not go on.
 #[derive(Debug, Error)]
@@ -151,7 +151,13 @@ pub fn bench(options: BenchOptions, say: &mut dyn FnMut(String)) -> Result<Repor
     }
     for fault in options.faults {
         let series = measure_fault(&mut cluster, fault, options.runs, say)?;
+        let failed = !series.failed.is_empty();
         report.series.push(series);
+        if failed {
+            // What comes next would start from an unhealthy cluster: what is known is reported, the rest is not run.
+            say(format!("the rest is not run, because a run of {fault} failed"));
+            break;
+        }
     }
     cluster.stop()?;
     Ok(report)
@@ -169,7 +175,12 @@ fn measure_fault(
     cluster.command(&["settings", "set", &wanted])?;
     let workload = Workload::start(WorkloadOptions::new(cluster.dsn()))?;
     for number in 1..=runs {
-        match run::one(cluster, &workload, fault) {
+        let result = run::one(cluster, &workload, fault);
+        if let Err(BenchError::Wait(WaitError::Interrupted)) = result {
+            return Err(WaitError::Interrupted.into());
+        }
+        let failed = result.is_err();
+        match result {
             Ok(run) => {
                 say(format!(
                     "{fault} {number}/{runs}: writes stopped for {:.0} ms, full health {:.1} s later",
@@ -178,19 +189,24 @@ fn measure_fault(
                 ));
                 series.runs.push(run);
             }
-            Err(BenchError::Wait(WaitError::Interrupted)) => return Err(WaitError::Interrupted.into()),
             Err(error) => {
-                // The next series would start from an unhealthy cluster: what is known is reported, the rest is not run.
                 say(format!("{fault} {number}/{runs}: FAILED: {error}"));
                 series.failed.push(error.to_string());
-                break;
             }
         }
-        let verdict = workload.check()?;
-        if !verdict.is_clean() {
-            say(format!("{fault} {number}/{runs}: LOST {:?}, RESURRECTED {:?}", verdict.lost, verdict.resurrected));
+        match workload.check() {
+            Ok(verdict) => series.verdict = verdict,
+            // After a failed run nobody may be there to be asked.
+            Err(error) if failed => series.failed.push(error.to_string()),
+            Err(error) => return Err(error.into()),
         }
-        series.verdict = verdict;
+        let Verdict { lost, resurrected, .. } = &series.verdict;
+        if !series.verdict.is_clean() {
+            say(format!("{fault} {number}/{runs}: LOST {lost:?}, RESURRECTED {resurrected:?}"));
+        }
+        if failed {
+            break;
+        }
     }
     Ok(series)
 }

@@ -12,7 +12,7 @@ use crate::libpq::Address;
 use crate::processes;
 
 /// How long writes may be stopped before a run is given up.
-const RESUME_LIMIT: Duration = Duration::from_secs(90);
+const RESUME_LIMIT: Duration = Duration::from_secs(60);
 /// How long a frozen host stays frozen after writes have resumed elsewhere.
 const FROZEN: Duration = Duration::from_secs(2);
 

@@ -21,12 +21,12 @@ pub struct RaftTimings {
 }
 
 impl Default for RaftTimings {
-    /// A lost leader is replaced after `election_max` plus a draw from the range: 0.6 to 0.8 seconds.
+    /// A lost leader is replaced after `election_max` plus a draw from the range: 0.4 to 0.5 seconds.
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(50),
-            election_min: Duration::from_millis(200),
-            election_max: Duration::from_millis(400),
+            election_min: Duration::from_millis(150),
+            election_max: Duration::from_millis(250),
         }
     }
 }

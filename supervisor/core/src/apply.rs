@@ -82,7 +82,8 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
             election::begin(cluster, proposal, *epoch, kind, *noticed_at)
         }
         Command::Appoint { epoch, primary, start, timeline, setting, seals } => {
-            let wanted = election::Appointment { epoch: *epoch, primary, start: *start, timeline: *timeline, setting, seals };
+            let wanted =
+                election::Appointment { epoch: *epoch, primary, start: *start, timeline: *timeline, setting, seals };
             election::appoint(cluster, proposal, &wanted)
         }
         Command::RecordPromotion { epoch, timeline, promotion, system_identifier } => {

@@ -174,9 +174,9 @@ impl ClusterState {
     /// Whether any open rule names `member` in any incarnation, as standby or as primary.
     #[must_use]
     pub fn is_in_a_rule(&self, member: &MemberId) -> bool {
-        self.rules.iter().any(|rule| {
-            rule.primary.member == *member || rule.setting.cohort.iter().any(|key| key.member == *member)
-        })
+        self.rules
+            .iter()
+            .any(|rule| rule.primary.member == *member || rule.setting.cohort.iter().any(|key| key.member == *member))
     }
 
     /// Marks the members that a rule or a reign now names as used: an empty directory of theirs is a loss.

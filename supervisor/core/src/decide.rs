@@ -15,12 +15,7 @@ mod rules;
 pub use candidate::{Ineligible, may_take_over};
 pub use health::{Verdict, primary_health};
 
-use crate::{
-    cluster::ClusterState,
-    command::Command,
-    observation::Observations,
-    time::Time,
-};
+use crate::{cluster::ClusterState, command::Command, observation::Observations, time::Time};
 use serde::{Deserialize, Serialize};
 
 /// A reason: why something was, or was not, decided.

@@ -76,7 +76,8 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
         return Fenced::Never(format!("{member} was paused and may run unguarded; fence it, or state that it is off"));
     }
     let settings = &cluster.settings;
-    let renewal = seen.last_renewal.map(|(_, at)| at);
+    // Its own renewals; those of its successor, which go on, are no right of its.
+    let renewal = seen.last_renewal.range(..=debt.epoch).map(|(_, at)| *at).max();
     let canary = match seen.seals_quiet {
         Some((of, at)) if of == epoch => Some(at),
         _ => seen.appointed_seen.filter(|(of, _)| *of == epoch).map(|(_, at)| at),

@@ -34,6 +34,6 @@ pub mod timeline;
 
 pub use apply::apply;
 pub use cluster::State;
+pub use command::{Outcome, Proposal};
 pub use decide::decide;
 pub use reconcile::reconcile;
-pub use command::{Outcome, Proposal};

@@ -118,7 +118,7 @@ pub struct Local {
     pub wal_end: Option<(Position, TimelineId)>,
     /// Its seal.
     pub sealed: Option<SealedAt>,
-    /// `standby.signal` is in place, the upstream empty, both fsynced.
+    /// `standby.signal` is in place, fsynced, and no primary was seen to run since: whatever starts here is a standby.
     pub fence_on_disk: bool,
     /// The configuration in force.
     pub in_force: Option<InForce>,

@@ -29,8 +29,8 @@ pub struct Observations {
     pub since: Time,
     /// The newest report of each member.
     pub reports: BTreeMap<MemberId, Seen>,
-    /// The newest lease renewal granted, by receipt of the heartbeat: (epoch, at).
-    pub last_renewal: Option<(Epoch, Time)>,
+    /// The newest lease renewal granted to the primary of each epoch, by receipt of the heartbeat.
+    pub last_renewal: BTreeMap<Epoch, Time>,
     /// When this leader first saw the present reign appointed: no canary of an older reign began later.
     pub appointed_seen: Option<(Epoch, Time)>,
     /// The latest `quiet since` of the seals on which the present reign was appointed, on this leader's clock; kept

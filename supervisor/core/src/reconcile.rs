@@ -85,10 +85,13 @@ pub enum Action {
         /// Its version.
         version: RuleVersion,
     },
-    /// Start PostgreSQL as a standby, following nobody yet.
+    /// Start PostgreSQL as a standby: sealed, following nobody; or following the primary at once, which a rewound
+    /// directory needs in order to become consistent.
     StartStandby {
         /// The newest agreed epoch.
         epoch: Epoch,
+        /// Whom it follows, and this member's identity for the name. Only after its WAL was seen to belong there.
+        following: Option<(Upstream, MemberKey)>,
     },
     /// Put setting and door in force on a primary (or on an appointee before it promotes), see it through a new
     /// connection. Closing the door ends the clients' sessions.

@@ -30,7 +30,7 @@ fn implies_means_that_every_satisfying_set_satisfies_the_other() {
             let formula = a.implies(&b);
             // The formula is exact where `a` can be satisfied at all; where it cannot, it may only be too strict.
             if a.cohort.len() >= a.k as usize {
-                assert_eq!(words, formula || b.k == 0 , "{a:?} {b:?}");
+                assert_eq!(words, formula || b.k == 0, "{a:?} {b:?}");
             } else {
                 assert!(words);
             }
@@ -74,7 +74,8 @@ fn sealed_members_meet_every_satisfying_set_and_leave_too_few() {
 #[test]
 fn nothing_but_the_primary_closes_a_rule_of_zero() {
     for cohort in sets() {
-        let rule = Rule { epoch: Epoch(3), version: RuleVersion(1), primary: key(9), setting: Setting { cohort, k: 0 } };
+        let rule =
+            Rule { epoch: Epoch(3), version: RuleVersion(1), primary: key(9), setting: Setting { cohort, k: 0 } };
         for sealed in sets() {
             assert!(!rule.closed_by(&sealed, None));
             assert!(!rule.closed_by(&sealed, Some(Epoch(2))));

@@ -57,7 +57,7 @@ impl Default for Settings {
             sync_standbys: 1,
             heartbeat_ms: 250,
             canary_ms: 250,
-            lease_ms: 1_500,
+            lease_ms: 1_300,
             lease_margin_ms: 100,
             suspect_ms: 800,
             hang_timeout_ms: 5_000,
@@ -104,7 +104,12 @@ impl Settings {
         at_least("sync_standbys", self.sync_standbys.into(), 1, "with 0 an acknowledged commit can be lost")?;
         at_least("heartbeat_ms", self.heartbeat_ms, 50, "a busy scheduler delays a heartbeat by tens of milliseconds")?;
         at_least("canary_ms", self.canary_ms, 50, "each canary is a flush on the primary and on its standbys")?;
-        at_least("lease_ms", self.lease_ms, 1_000, "a disk's slow flush or a paused host must not end a healthy reign")?;
+        at_least(
+            "lease_ms",
+            self.lease_ms,
+            1_000,
+            "a disk's slow flush or a paused host must not end a healthy reign",
+        )?;
         at_least(
             "lease_ms",
             self.lease_ms,

@@ -50,10 +50,8 @@ impl TimelineHistory {
             }
             let refuse = |problem| ParseHistoryError { line: index + 1, problem, text: line.to_owned() };
             let mut fields = bare.split_whitespace();
-            let id: u32 = fields
-                .next()
-                .and_then(|field| field.parse().ok())
-                .ok_or_else(|| refuse("expected a timeline id"))?;
+            let id: u32 =
+                fields.next().and_then(|field| field.parse().ok()).ok_or_else(|| refuse("expected a timeline id"))?;
             let end: Lsn = fields
                 .next()
                 .and_then(|field| field.parse().ok())
@@ -74,10 +72,7 @@ impl TimelineHistory {
     /// belongs (history A3: a timeline's first segment starts with bytes that belong to its parent).
     #[must_use]
     pub fn owner_of_end(&self, end: Lsn) -> TimelineId {
-        self.ancestors
-            .iter()
-            .find(|ancestor| end <= ancestor.end)
-            .map_or(self.timeline, |ancestor| ancestor.timeline)
+        self.ancestors.iter().find(|ancestor| end <= ancestor.end).map_or(self.timeline, |ancestor| ancestor.timeline)
     }
 
     /// Where `timeline` was left on the way to this one; `None` if it is this one or no ancestor.

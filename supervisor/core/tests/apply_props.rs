@@ -17,10 +17,7 @@ use pgvigil_core::{
     time::WallTime,
 };
 use proptest::prelude::*;
-use std::{
-    collections::BTreeMap,
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 /// A command as dice: what, who, and numbers near the present ones.
 #[derive(Clone, Debug)]
@@ -34,8 +31,14 @@ struct Roll {
 }
 
 fn roll() -> impl Strategy<Value = Roll> {
-    (0..19_u8, 0..4_u8, any::<u8>(), 0..8_u8, 0..400_u64, 0..3_u32)
-        .prop_map(|(what, who, mask, near, lsn, k)| Roll { what, who, mask, near, lsn, k })
+    (0..19_u8, 0..4_u8, any::<u8>(), 0..8_u8, 0..400_u64, 0..3_u32).prop_map(|(what, who, mask, near, lsn, k)| Roll {
+        what,
+        who,
+        mask,
+        near,
+        lsn,
+        k,
+    })
 }
 
 fn name(number: u8) -> MemberId {
@@ -135,8 +138,11 @@ impl Roll {
             14 => Command::BeginChange { epoch, to: setting },
             15 => Command::FinishChange { epoch, proof },
             16 => [Command::Pause, Command::Resume, Command::DropRequest][self.k as usize].clone(),
-            17 => [Command::RequestReinit { member: member.clone() }, Command::RequestLeave { member: member.clone() }, Command::Forget { member }]
-                [self.k as usize]
+            17 => [
+                Command::RequestReinit { member: member.clone() },
+                Command::RequestLeave { member: member.clone() },
+                Command::Forget { member },
+            ][self.k as usize]
                 .clone(),
             _ => Command::RequestElection { kind },
         }
@@ -240,9 +246,18 @@ fn the_dice_reach_every_kind_of_step() {
             *seen.entry(name).or_default() += 1;
         }
     }
-    for name in ["found", "begin-election", "appoint", "record-promotion", "open", "complete-rule", "begin-change",
-        "finish-change", "new-incarnation", "forget"]
-    {
+    for name in [
+        "found",
+        "begin-election",
+        "appoint",
+        "record-promotion",
+        "open",
+        "complete-rule",
+        "begin-change",
+        "finish-change",
+        "new-incarnation",
+        "forget",
+    ] {
         assert!(seen.get(name).copied().unwrap_or(0) > 0, "never agreed: {name}; {seen:?}");
     }
 }

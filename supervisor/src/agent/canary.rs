@@ -40,20 +40,15 @@ fn serving(shared: &Shared) -> Option<(i32, u32)> {
     let reign = agreed.reign()?;
     let inner = shared.lock();
     let LocalPostgres::Running(running) = &inner.local.postgres else { return None };
-    let reigns = !running.in_recovery && inner.local.promise.reigned == reign.epoch && reign.primary.member == *shared.me();
+    let reigns =
+        !running.in_recovery && inner.local.promise.reigned == reign.epoch && reign.primary.member == *shared.me();
     let in_force = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reign.epoch && f.version.is_some());
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
     let pid = inner.postmaster.as_ref()?.pid();
     (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, k))
 }
 
-async fn beat(
-    shared: &Shared,
-    canary: &mut Canary,
-    wait: Duration,
-    k: u32,
-    renewals: &mpsc::UnboundedSender<Renewal>,
-) {
+async fn beat(shared: &Shared, canary: &mut Canary, wait: Duration, k: u32, renewals: &mpsc::UnboundedSender<Renewal>) {
     match canary.beat(wait).await {
         Ok(Beat::Acknowledged { began_ms, lsn, took }) => {
             let mut inner = shared.lock();

@@ -10,11 +10,7 @@ mod standby;
 
 use super::{prove, shared::Shared};
 use anyhow::{Context, bail};
-use pgvigil_core::{
-    id::Epoch,
-    reconcile::Action,
-    rule::Setting,
-};
+use pgvigil_core::{id::Epoch, reconcile::Action, rule::Setting};
 use pgvigil_postgres::{Settings, SyncRule, instance::Instance, process::SpawnOptions};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -43,7 +39,7 @@ pub async fn act(shared: &Arc<Shared>, action: Action) -> anyhow::Result<()> {
         Action::Promote { epoch, timeline } => serve::promote(shared, epoch, timeline).await,
         Action::CarryOn { epoch } => serve::carry_on(shared, epoch).await,
         Action::Prove { epoch, setting, version } => prove::prove(shared, epoch, &setting, version).await,
-        Action::StartStandby { epoch } => standby::start(shared, epoch).await,
+        Action::StartStandby { epoch, following } => standby::start(shared, epoch, following.as_ref()).await,
         Action::Follow { epoch, upstream, key } => standby::follow(shared, epoch, &upstream, &key).await,
         Action::Rewind { epoch, upstream, incarnation } => remake::rewind(shared, epoch, &upstream, incarnation).await,
         Action::Clone { epoch, upstream, incarnation } => remake::clone(shared, epoch, &upstream, incarnation).await,

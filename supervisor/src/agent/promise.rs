@@ -20,8 +20,10 @@ pub enum PromiseError {
     #[error(transparent)]
     Fs(#[from] FsError),
     /// The file is damaged.
-    #[error("{path} is damaged ({why}): what this agent promised is not known. Remove the file only together with the \
-             data directory beside it, so that both are made anew")]
+    #[error(
+        "{path} is damaged ({why}): what this agent promised is not known. Remove the file only together with the \
+             data directory beside it, so that both are made anew"
+    )]
     Damaged {
         /// Which file.
         path: String,

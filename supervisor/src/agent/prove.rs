@@ -70,8 +70,11 @@ async fn wait(
     loop {
         let senders = link.walsenders(STATEMENT).await?;
         let there = |flush: &Option<Lsn>| flush.is_some_and(|flush| flush >= marker);
-        let behind: Vec<i32> =
-            senders.iter().filter(|(pid, _, flush)| before.contains(pid) && !there(flush)).map(|(pid, _, _)| *pid).collect();
+        let behind: Vec<i32> = senders
+            .iter()
+            .filter(|(pid, _, flush)| before.contains(pid) && !there(flush))
+            .map(|(pid, _, _)| *pid)
+            .collect();
         let flushed: BTreeSet<MemberKey> = senders
             .iter()
             .filter(|(_, _, flush)| there(flush))

@@ -8,9 +8,7 @@ use pgvigil_core::{
     local::{Local, LocalPostgres, Running},
     position::Position,
     reign::{ElectionKind, Seal, SealKind},
-    report::{
-        CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport,
-    },
+    report::{CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport},
     time::Time,
 };
 

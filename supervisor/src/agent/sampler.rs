@@ -98,7 +98,10 @@ fn find(shared: &Arc<Shared>) {
         Err(error) => LocalPostgres::Unusable { why: error.to_string() },
         Ok(Content::Empty) => LocalPostgres::NoData,
         Ok(Content::Foreign) => LocalPostgres::Unusable {
-            why: format!("{} holds files, but no PostgreSQL data; move them away or name another directory", dir.display()),
+            why: format!(
+                "{} holds files, but no PostgreSQL data; move them away or name another directory",
+                dir.display()
+            ),
         },
         Ok(Content::Cluster { major }) => {
             if major != shared.binaries.version().major {
@@ -157,7 +160,8 @@ fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
     {
         inner.endpoint = Endpoint { socket_dir, port, user: inner.endpoint.user.clone() };
     }
-    inner.local.fence_on_disk = false;
+    // What it is, the first sample tells; the fence on disk says what a restart of it would be.
+    inner.local.fence_on_disk = shared.layout.standby_signal().exists();
     // The door as it stands on disk: restarting pgvigil closes it to nobody.
     let open = hba::render(hba::Door::Open, &shared.access, &shared.config.hba);
     let door_open = std::fs::read_to_string(shared.layout.pg_hba()).is_ok_and(|text| text == open);
@@ -231,12 +235,20 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
         };
     }
     let changed = before.as_ref().is_none_or(|b| {
-        (b.in_recovery, b.timeline, b.streaming, b.walreceiver) != (running.in_recovery, running.timeline, running.streaming, running.walreceiver)
+        (b.in_recovery, b.timeline, b.streaming, b.walreceiver)
+            != (running.in_recovery, running.timeline, running.streaming, running.walreceiver)
     });
     let senders_changed = !sample.in_recovery
         && inner.sample.as_ref().is_none_or(|(old, _)| {
-            old.walsenders.iter().map(|s| (&s.application_name, &s.state)).ne(sample.walsenders.iter().map(|s| (&s.application_name, &s.state)))
+            old.walsenders
+                .iter()
+                .map(|s| (&s.application_name, &s.state))
+                .ne(sample.walsenders.iter().map(|s| (&s.application_name, &s.state)))
         });
+    if !running.in_recovery {
+        // A primary that ends is fenced anew: its processes must be seen gone, whatever lies on disk.
+        inner.local.fence_on_disk = false;
+    }
     inner.local.postgres = LocalPostgres::Running(running);
     check_names(inner, &sample);
     inner.sample = Some((sample, began));

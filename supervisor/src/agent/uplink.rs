@@ -81,11 +81,7 @@ async fn channel(address: &str) -> Result<Channel, Status> {
         .map_err(|error| Status::unavailable(format!("{address}: {error}")))
 }
 
-async fn attend(
-    shared: &Arc<Shared>,
-    address: &str,
-    renewals: &mpsc::UnboundedSender<Renewal>,
-) -> Result<(), Status> {
+async fn attend(shared: &Arc<Shared>, address: &str, renewals: &mpsc::UnboundedSender<Renewal>) -> Result<(), Status> {
     let mut client = AgentsClient::new(channel(address).await?).max_decoding_message_size(64 << 20);
     let (frames, outgoing) = mpsc::channel::<AgentFrame>(4);
     let mut sent: VecDeque<(u64, Time)> = VecDeque::new();

@@ -130,6 +130,8 @@ async fn what_the_rules_forbid_is_an_answer_and_no_error() {
     assert_eq!((answer.revision, answer.epoch), (8, 1));
     let answer = client.remove_voter(v1::RemoveVoterRequest { node: 2 }).await.unwrap().into_inner();
     assert_eq!(answer.refusal.unwrap().code, "last-voter");
+    let answer = client.remove_voter(v1::RemoveVoterRequest { node: 9 }).await.unwrap().into_inner();
+    assert_eq!(answer.refusal.unwrap().code, "unknown-voter");
 }
 
 #[tokio::test]

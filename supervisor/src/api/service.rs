@@ -139,6 +139,34 @@ impl<B: Backend> Service<B> {
         }
     }
 
+    fn known_voter(&self, node: NodeId) -> Result<(), BackendError> {
+        let raft = self.backend.raft();
+        if raft.peers.iter().any(|peer| peer.node == node) {
+            return Ok(());
+        }
+        let known = raft.peers.iter().map(|peer| peer.node.to_string()).collect::<Vec<_>>().join(", ");
+        let text = format!("node {node} is not in the Raft group; its nodes are: {known}");
+        Err(BackendError::Refused { code: "unknown-voter", text })
+    }
+
+    /// The leader would leave the primary's host again at once.
+    fn may_lead(&self, node: NodeId) -> Result<(), BackendError> {
+        for ClusterSnapshot { state, .. } in self.backend.view().iter() {
+            let primary = state.reign().and_then(|reign| state.members.get(&reign.primary.member));
+            if let Some(primary) = primary.filter(|primary| primary.spec.node == node)
+                && state.settings.leader_away_from_primary
+            {
+                let text = format!(
+                    "node {node} is beside {}, the primary of {}, and the setting leader_away_from_primary is on: the \
+                     leadership would leave it again at once",
+                    primary.spec.member, state.id
+                );
+                return Err(BackendError::Refused { code: "leader-away-from-primary", text });
+            }
+        }
+        Ok(())
+    }
+
     fn after_voter_change(&self, done: Result<(), BackendError>) -> Answer<v1::VotersReply> {
         let refusal = match done {
             Ok(()) => None,
@@ -313,13 +341,17 @@ impl<B: Backend> Pgvigil for Service<B> {
 
     async fn remove_voter(&self, request: Request<v1::RemoveVoterRequest>) -> Answer<v1::VotersReply> {
         self.leader_only()?;
-        let done = self.backend.remove_voter(NodeId(request.into_inner().node)).await;
+        let node = NodeId(request.into_inner().node);
+        let known = self.known_voter(node);
+        let done = if known.is_ok() { self.backend.remove_voter(node).await } else { known };
         self.after_voter_change(done)
     }
 
     async fn transfer_leadership(&self, request: Request<v1::TransferLeadershipRequest>) -> Answer<v1::VotersReply> {
         self.leader_only()?;
-        let done = self.backend.transfer_leadership(NodeId(request.into_inner().node)).await;
+        let node = NodeId(request.into_inner().node);
+        let allowed = self.known_voter(node).and_then(|()| self.may_lead(node));
+        let done = if allowed.is_ok() { self.backend.transfer_leadership(node).await } else { allowed };
         self.after_voter_change(done)
     }
 }

@@ -98,8 +98,8 @@ impl Inbox {
             return false;
         }
         let (Some(seen), Some(reign)) = (inner.seen.get_mut(&report.cluster), agreed.reign()) else { return false };
-        let newest = seen.last_renewal.map_or(at, |(_, before)| before.max(at));
-        seen.last_renewal = Some((reign.epoch, newest));
+        let newest = seen.last_renewal.entry(reign.epoch).or_insert(at);
+        *newest = (*newest).max(at);
         true
     }
 
@@ -139,6 +139,11 @@ impl Inbox {
     #[must_use]
     pub fn all(&self, state: &State) -> BTreeMap<ClusterId, Observations> {
         let inner = self.lock();
-        inner.seen.iter().filter(|(id, _)| state.clusters.contains_key(id)).map(|(id, o)| (id.clone(), o.clone())).collect()
+        inner
+            .seen
+            .iter()
+            .filter(|(id, _)| state.clusters.contains_key(id))
+            .map(|(id, o)| (id.clone(), o.clone()))
+            .collect()
     }
 }

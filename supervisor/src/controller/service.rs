@@ -111,7 +111,8 @@ fn decode(frame: &AgentFrame) -> Result<Report, Status> {
             frame.format
         )));
     }
-    serde_json::from_slice(&frame.body).map_err(|error| Status::invalid_argument(format!("undecodable report: {error}")))
+    serde_json::from_slice(&frame.body)
+        .map_err(|error| Status::invalid_argument(format!("undecodable report: {error}")))
 }
 
 /// Has an unknown member, or a changed address, agreed. Says why not, if the rules refuse it.
@@ -133,7 +134,12 @@ async fn register(service: &AgentsService, agreed: &ClusterState, report: &Repor
         Ok(Outcome::Refused(refusal)) => {
             // Two reports may race to register: what counts is what is agreed now.
             let states = service.consensus.states();
-            let same = states.borrow().state.clusters.get(&report.cluster).and_then(|c| c.members.get(&report.spec.member).map(|m| m.spec == report.spec));
+            let same = states
+                .borrow()
+                .state
+                .clusters
+                .get(&report.cluster)
+                .and_then(|c| c.members.get(&report.spec.member).map(|m| m.spec == report.spec));
             (same != Some(true)).then_some(refusal.text)
         }
         Ok(_) => None,

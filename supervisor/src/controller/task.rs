@@ -164,10 +164,7 @@ impl Controller {
             by: Actor::Controller(self.me),
             reason: format!("node {}'s configuration asks for it", self.me),
             evidence: Vec::new(),
-            command: Command::CreateCluster {
-                settings: bootstrap.settings.clone(),
-                expect: bootstrap.expect.clone(),
-            },
+            command: Command::CreateCluster { settings: bootstrap.settings.clone(), expect: bootstrap.expect.clone() },
         };
         match self.consensus.propose(&proposal, AGREE).await {
             Ok(outcome) => tracing::info!(cluster = %id, ?outcome, "cluster created"),

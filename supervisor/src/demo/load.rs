@@ -161,7 +161,7 @@ impl Load {
 
     /// Writes on after a pause.
     pub(super) fn resume(&self) {
-        lock(&self.shared.gaps).last = None;
+        *lock(&self.shared.gaps) = Gaps::default();
         self.go.send_replace(true);
     }
 

@@ -8,7 +8,7 @@ use crate::{
 use std::{
     io::Write as _,
     sync::{
-        OnceLock,
+        Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(super) struct Story {
     json: bool,
     /// Wall clock of the fault, ms since 1970: from then on lines show the time since.
-    fault: OnceLock<u64>,
+    fault: Mutex<Option<u64>>,
     told: AtomicBool,
 }
 
@@ -30,7 +30,7 @@ fn wall_ms() -> u64 {
 
 impl Story {
     pub(super) const fn new(json: bool) -> Self {
-        Self { json, fault: OnceLock::new(), told: AtomicBool::new(false) }
+        Self { json, fault: Mutex::new(None), told: AtomicBool::new(false) }
     }
 
     /// A line with the time, or the time since the fault.
@@ -39,8 +39,9 @@ impl Story {
     }
 
     fn say_at(&self, at_ms: u64, text: &str) {
-        let time = match self.fault.get() {
-            Some(fault) if at_ms >= *fault => format!("{:>+9} ms", at_ms - fault),
+        let fault = *self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = match fault {
+            Some(fault) if at_ms >= fault => format!("{:>+9} ms", at_ms - fault),
             Some(fault) => format!("{:>9} ms", -i128::from(fault - at_ms)),
             None => local_time(at_ms),
         };
@@ -58,11 +59,12 @@ impl Story {
 
     /// From now on lines show the time since now.
     pub(super) fn begin_clock(&self) {
-        self.fault.get_or_init(wall_ms);
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(wall_ms());
     }
 
-    /// The result was printed: what ends the demo from here on is no failure.
+    /// The result was printed: what ends the demo from here on is no failure, and lines show the time again.
     pub(super) fn told(&self) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.told.store(true, Ordering::Relaxed);
     }
 
@@ -82,6 +84,8 @@ impl Story {
         good: impl Fn(&StatusDocument) -> bool,
     ) -> Result<Option<StatusDocument>, Failure> {
         follow_news(client, limit, |news| match news {
+            // Findings of a moment ("waiting for ...") would read like trouble; a story that fails ends with them.
+            News::Event(event) if event.kind == "finding" => None,
             News::Event(event) => {
                 self.say_at(event.at_ms, &format!("{:<8} {}", event.kind, event.text));
                 None

@@ -8,6 +8,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     id::{MemberKey, NodeId},
     incident::{Incident, IncidentOutcome, Phase},
+    member::Tier,
     observation::Observations,
     reign::{ElectionKind, SealKind},
 };
@@ -87,11 +88,9 @@ fn cluster_word(
     if !reign.complete {
         return ClusterWord::Completing;
     }
-    let all_stream = members.iter().filter(|m| m.role != Role::Primary).all(|m| m.state.starts_with("streaming"));
-    let all_counted = members
-        .iter()
-        .filter(|m| m.role != Role::Primary && m.tier < pgvigil_core::member::Tier::Emergency)
-        .all(|m| m.in_rule);
+    let others = || members.iter().filter(|member| member.name != reign.primary.member.0);
+    let all_stream = others().all(|member| member.role == Role::Standby && member.state.starts_with("streaming"));
+    let all_counted = others().filter(|member| member.tier < Tier::Emergency).all(|member| member.in_rule);
     if writable && all_stream && all_counted && state.paused.is_none() {
         ClusterWord::Healthy
     } else {

@@ -1,6 +1,6 @@
 //! What happened between two statuses, as sentences: for `pgvigil watch` and the demo.
 
-use super::{IncidentDocument, MemberDocument, Role, StatusDocument};
+use super::{IncidentDocument, MemberDocument, Role, StatusDocument, member::NOT_HEARD_YET};
 use serde::{Deserialize, Serialize};
 
 /// Something that happened.
@@ -64,6 +64,11 @@ fn same(one: &str, other: &str) -> bool {
     bare(one) == bare(other)
 }
 
+/// Steps of one activity (cloning, rewinding) are progress, no news.
+fn first_word(activity: &str) -> &str {
+    activity.split([' ', ':']).next().unwrap_or_default()
+}
+
 fn member_event(before: Option<&MemberDocument>, after: &MemberDocument) -> Option<String> {
     let name = &after.name;
     let Some(before) = before else {
@@ -72,7 +77,13 @@ fn member_event(before: Option<&MemberDocument>, after: &MemberDocument) -> Opti
     if before.incarnation != after.incarnation {
         return Some(format!("{name} gets a fresh data directory (incarnation {})", after.incarnation));
     }
-    if same(&before.state, &after.state) && before.role == after.role {
+    // A new leader hears of everyone within a moment; that is no news of the member.
+    if before.state == NOT_HEARD_YET || after.state == NOT_HEARD_YET {
+        return None;
+    }
+    let same_activity = !before.activity.is_empty() && first_word(&before.activity) == first_word(&after.activity);
+    let same_state = same_activity || same(&before.state, &after.state);
+    if same_state && (before.role == after.role || after.role == Role::None) {
         return None;
     }
     let role = match after.role {

@@ -6,7 +6,7 @@ use pgvigil_core::{
     decide::may_take_over,
     lsn::Lsn,
     member::Member,
-    observation::{Observations, Seen},
+    observation::Observations,
     report::{PostgresReport, PrimaryReport, Report, StandbyReport},
     time::Time,
 };
@@ -29,6 +29,7 @@ pub(super) fn member_document(
     } else {
         (false, "only the leader can say".to_owned())
     };
+    let words = if from_leader { state_words(state, seen, member, now) } else { "unknown".to_owned() };
     let mut document = MemberDocument {
         name: spec.member.0.clone(),
         tier: spec.tier,
@@ -38,7 +39,7 @@ pub(super) fn member_document(
         node: spec.node.0,
         incarnation: member.incarnation.0,
         role: role(state, member, report),
-        state: state_words(state, latest, now, from_leader),
+        state: words,
         in_rule: state.newest_rule().is_some_and(|rule| rule.setting.cohort.contains(&member.key())),
         may_take_over,
         may_not_because,
@@ -91,22 +92,26 @@ fn flushed(member: &Member, standby: &StandbyReport, primary: &PrimaryReport) ->
 }
 
 fn role(state: &ClusterState, member: &Member, report: Option<&Report>) -> Role {
-    match report.map(|report| &report.postgres) {
-        Some(PostgresReport::Primary(_)) => Role::Primary,
-        _ if state.reign_in_force().is_some_and(|reign| reign.primary == member.key()) => Role::Appointed,
-        Some(PostgresReport::Standby(_)) => Role::Standby,
+    let reign = state.reign_in_force().filter(|reign| reign.primary == member.key());
+    match (report.map(|report| &report.postgres), reign) {
+        (Some(PostgresReport::Primary(_)), _) => Role::Primary,
+        // Once promoted it stays the primary until an election takes that away, whatever its PostgreSQL does.
+        (_, Some(reign)) if reign.promotion.is_some() => Role::Primary,
+        (_, Some(_)) => Role::Appointed,
+        (Some(PostgresReport::Standby(_)), None) => Role::Standby,
         _ => Role::None,
     }
 }
 
-fn state_words(state: &ClusterState, latest: Option<&Seen>, now: Time, from_leader: bool) -> String {
-    if !from_leader {
-        return "unknown".to_owned();
-    }
-    let Some(seen) = latest else { return "silent".to_owned() };
-    if now.since(seen.at) > state.settings.suspect_ms {
-        return "silent".to_owned();
-    }
+/// The state of a member of whom this leader has heard nothing since it began to listen, a moment ago.
+pub(super) const NOT_HEARD_YET: &str = "not heard yet";
+
+fn state_words(state: &ClusterState, seen: &Observations, member: &Member, now: Time) -> String {
+    let limit = state.settings.suspect_ms;
+    let Some(seen) = seen.reports.get(&member.spec.member).filter(|seen| now.since(seen.at) <= limit) else {
+        let silent = seen.silence(&member.spec.member, now) > limit;
+        return if silent { "silent" } else { NOT_HEARD_YET }.to_owned();
+    };
     let report = &seen.report;
     if let Some(activity) = &report.activity {
         return activity.clone();
@@ -122,6 +127,7 @@ fn state_words(state: &ClusterState, latest: Option<&Seen>, now: Time, from_lead
         PostgresReport::Stopped { crashed: true } => "crashed".to_owned(),
         PostgresReport::Stopped { crashed: false } => "stopped".to_owned(),
         PostgresReport::Starting => "starting".to_owned(),
+        PostgresReport::Standby(_) if report.incarnation != Some(member.incarnation) => "old data".to_owned(),
         PostgresReport::Standby(standby) => {
             let words = if standby.streaming { "streaming" } else { "standing by" };
             if standby.replay_held { format!("{words}, replay held") } else { words.to_owned() }

@@ -250,6 +250,36 @@ fn the_events_of_a_failover_are_told_once_and_in_order() {
 }
 
 #[test]
+fn a_new_leader_is_no_news_of_the_members() {
+    let mut fresh = healthy();
+    fresh.observations = Observations::new(NodeId(2), NOW.minus(10));
+    let (before, unheard) = (status(&healthy()), status(&fresh));
+    assert_eq!(unheard.member("pg2").unwrap().state, "not heard yet");
+    assert!(
+        events_between(&before, &unheard).iter().chain(&events_between(&unheard, &before)).all(|e| e.kind != "member")
+    );
+}
+
+#[test]
+fn a_standby_on_the_data_directory_before_is_not_streaming() {
+    let mut snapshot = healthy();
+    snapshot.state.members.get_mut(&MemberId::from("pg3")).unwrap().incarnation = Incarnation(9);
+    assert_eq!(status(&snapshot).member("pg3").unwrap().state, "old data");
+}
+
+#[test]
+fn the_steps_of_a_clone_are_told_once() {
+    let mut one = status(&healthy());
+    one.members[2].activity = "cloning from pg1".to_owned();
+    one.members[2].state = one.members[2].activity.clone();
+    let mut two = one.clone();
+    two.members[2].activity = "cloning: syncing data to disk".to_owned();
+    two.members[2].state = two.members[2].activity.clone();
+    assert!(events_between(&one, &two).is_empty());
+    assert_eq!(events_between(&status(&healthy()), &one).len(), 1);
+}
+
+#[test]
 fn a_finding_that_only_counts_up_is_told_once() {
     let mut one = status(&healthy());
     let mut two = one.clone();

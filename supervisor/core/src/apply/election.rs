@@ -38,10 +38,16 @@ pub(super) fn found(
         Start::Promote | Start::Continue => return refuse(RefusalCode::WrongPhase, "there is nothing to promote yet"),
     };
     if adopted != system_identifier.is_some() || timeline.0 == 0 || (!adopted && timeline != TimelineId(1)) {
-        return refuse(RefusalCode::BadValue, "an adopted cluster has a system identifier and a timeline, a new one timeline 1");
+        return refuse(
+            RefusalCode::BadValue,
+            "an adopted cluster has a system identifier and a timeline, a new one timeline 1",
+        );
     }
     if setting.cohort.contains(primary) || (setting.k == 0 && !adopted) {
-        return refuse(RefusalCode::BadValue, "the first rule never counts the primary, and k = 0 only if it was adopted so");
+        return refuse(
+            RefusalCode::BadValue,
+            "the first rule never counts the primary, and k = 0 only if it was adopted so",
+        );
     }
     let epoch = Epoch(1);
     cluster.epoch = epoch;
@@ -79,7 +85,10 @@ pub(super) fn begin(
     }
     let by_operator = matches!(kind, ElectionKind::Switchover { .. } | ElectionKind::Forced { .. });
     if cluster.paused.is_some() && !by_operator {
-        return refuse(RefusalCode::Paused, "the cluster is paused; resume it, or ask for a switchover or failover by name");
+        return refuse(
+            RefusalCode::Paused,
+            "the cluster is paused; resume it, or ask for a switchover or failover by name",
+        );
     }
     if let ElectionKind::Forced { give_up, old_primary_is_off, .. } = kind {
         force(cluster, &reign, give_up, *old_primary_is_off)?;
@@ -144,7 +153,8 @@ fn force(cluster: &mut ClusterState, reign: &Reign, give_up: &BTreeSet<crate::id
             debt.asserted_off = true;
         }
         cluster.fence_debts.retain(|debt| debt.primary != reign.primary);
-        let debt = FenceDebt { epoch: reign.epoch, primary: reign.primary.clone(), asserted_off: true, unguarded: false };
+        let debt =
+            FenceDebt { epoch: reign.epoch, primary: reign.primary.clone(), asserted_off: true, unguarded: false };
         cluster.fence_debts.push(debt);
     }
     Ok(())
@@ -229,20 +239,30 @@ fn eligible(
                 return refuse(RefusalCode::BadSeal, format!("{primary} is still running as primary"));
             }
             if member.spec.tier == Tier::Backup || member.leaving {
-                return refuse(RefusalCode::Ineligible, format!("{primary} is a backup or leaving; it is never promoted"));
+                return refuse(
+                    RefusalCode::Ineligible,
+                    format!("{primary} is a backup or leaving; it is never promoted"),
+                );
             }
             // History A7: a timeline's number is never used twice, even if the first one died unheard.
             if wanted.timeline <= cluster.last_timeline {
                 return refuse(
                     RefusalCode::TimelineTaken,
-                    format!("timeline {} was allotted before; the next is {}", wanted.timeline, cluster.last_timeline.next()),
+                    format!(
+                        "timeline {} was allotted before; the next is {}",
+                        wanted.timeline,
+                        cluster.last_timeline.next()
+                    ),
                 );
             }
         }
         Start::Continue => {
             // History B2: only the member that was promoted in the last reign, in the incarnation that was, can go on.
             if last.primary != *primary || last.promotion.is_none() || wanted.timeline != last.timeline {
-                return refuse(RefusalCode::Ineligible, format!("{primary} is not the promoted primary of the last reign"));
+                return refuse(
+                    RefusalCode::Ineligible,
+                    format!("{primary} is not the promoted primary of the last reign"),
+                );
             }
         }
         Start::Initdb | Start::Adopt => {
@@ -291,7 +311,9 @@ fn enthrone(cluster: &mut ClusterState, last: &Reign, wanted: &Appointment<'_>) 
         version,
         promotion: None,
         // A running primary that is re-appointed keeps its open door; one that restarts is closed anew.
-        open: continued && last.open && wanted.seals.iter().any(|s| s.key == *wanted.primary && s.kind == crate::reign::SealKind::Standing),
+        open: continued
+            && last.open
+            && wanted.seals.iter().any(|s| s.key == *wanted.primary && s.kind == crate::reign::SealKind::Standing),
         complete: false,
         seals: wanted.seals.to_vec(),
     });
@@ -346,7 +368,10 @@ pub(super) fn open(cluster: &mut ClusterState, proposal: &Proposal, epoch: Epoch
     // A primary that recovered from a crash shows rows that nobody acknowledged; it stays closed until k of S have
     // them (PostgreSQL's trap of crash restart). Keeps S1 for readers.
     if reign.start == Start::Continue && !reign.complete {
-        return refuse(RefusalCode::NotFenced, "restarted in place: closed until k standbys have flushed its end of recovery");
+        return refuse(
+            RefusalCode::NotFenced,
+            "restarted in place: closed until k standbys have flushed its end of recovery",
+        );
     }
     reign.open = true;
     cluster.fence_debts.clear();

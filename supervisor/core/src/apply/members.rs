@@ -25,7 +25,9 @@ pub(super) fn register(cluster: &mut ClusterState, spec: &MemberSpec) -> Applied
     if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
         return refuse(
             RefusalCode::BadValue,
-            format!("member name {name:?}: 1 to 32 of a-z, 0-9 and - are allowed (it becomes part of a standby's name)"),
+            format!(
+                "member name {name:?}: 1 to 32 of a-z, 0-9 and - are allowed (it becomes part of a standby's name)"
+            ),
         );
     }
     let same_place = cluster
@@ -35,7 +37,10 @@ pub(super) fn register(cluster: &mut ClusterState, spec: &MemberSpec) -> Applied
     if let Some(other) = same_place {
         return refuse(
             RefusalCode::NameTaken,
-            format!("{}:{} is member {} already; each member needs its own address", spec.host, spec.port, other.spec.member),
+            format!(
+                "{}:{} is member {} already; each member needs its own address",
+                spec.host, spec.port, other.spec.member
+            ),
         );
     }
     if let Some(member) = cluster.members.get_mut(&spec.member) {
@@ -133,7 +138,10 @@ pub(super) fn forget(cluster: &mut ClusterState, member: &MemberId) -> Applied {
     let indebted = cluster.fence_debts.iter().any(|debt| debt.primary.member == *member);
     let reigns = cluster.reign().is_some_and(|reign| reign.primary.member == *member);
     if reigns || indebted || cluster.election.is_some() || cluster.is_in_a_rule(member) {
-        return refuse(RefusalCode::WrongPhase, format!("{member} still counts: a rule, an election or a fence names it"));
+        return refuse(
+            RefusalCode::WrongPhase,
+            format!("{member} still counts: a rule, an election or a fence names it"),
+        );
     }
     cluster.members.remove(member);
     cluster.expect.remove(member);

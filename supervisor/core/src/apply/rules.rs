@@ -92,7 +92,10 @@ pub(super) fn complete(cluster: &mut ClusterState, proposal: &Proposal, epoch: E
     if proof.version != rule.version || proof.marker < promotion.end || !rule.setting.satisfied_by(&proof.flushed) {
         return refuse(
             RefusalCode::BadProof,
-            format!("marker {} of version {} does not prove the end of recovery {}", proof.marker, proof.version, promotion.end),
+            format!(
+                "marker {} of version {} does not prove the end of recovery {}",
+                proof.marker, proof.version, promotion.end
+            ),
         );
     }
     reign.complete = true;

@@ -58,10 +58,12 @@ pub(super) fn decide(agreed: &ClusterState, seen: &Observations, now: Time, deci
 
 fn initdb(agreed: &ClusterState, empty: &[&Member], decision: &mut Decision) {
     if empty.len() != agreed.members.len() {
-        decision.find("no-primary-to-adopt", "not founded: some members have data, but none runs as a primary; start it");
+        decision
+            .find("no-primary-to-adopt", "not founded: some members have data, but none runs as a primary; start it");
         return;
     }
-    let Some(best) = empty.iter().min_by_key(|m| (m.spec.tier, std::cmp::Reverse(m.spec.priority), &m.spec.member)) else {
+    let Some(best) = empty.iter().min_by_key(|m| (m.spec.tier, std::cmp::Reverse(m.spec.priority), &m.spec.member))
+    else {
         return;
     };
     let setting = Setting::new(agreed.settings.sync_standbys, []);

@@ -75,8 +75,17 @@ impl<'a> View<'a> {
         waited: u64,
         decision: &mut Decision,
     ) -> Self {
-        let mut view =
-            Self { agreed, seen, election, last, now, waited, seals: Vec::new(), can_stream: BTreeSet::new(), standing: None };
+        let mut view = Self {
+            agreed,
+            seen,
+            election,
+            last,
+            now,
+            waited,
+            seals: Vec::new(),
+            can_stream: BTreeSet::new(),
+            standing: None,
+        };
         for (member, at) in &seen.reports {
             let Some(report) = at.report.seal.as_ref().filter(|r| r.seal.epoch == election.epoch) else { continue };
             if let Err(why) = seal_counts(agreed, election.epoch, &report.seal) {
@@ -192,7 +201,10 @@ impl<'a> View<'a> {
             let setting = self.setting_for(best);
             let others = setting.cohort.iter().filter(|key| **key != self.last.primary).count() as u64;
             if others < u64::from(setting.k) && !self.stragglers().is_empty() {
-                decision.find("waiting-for-seals", format!("waiting for {} to join the new rule", list(&self.stragglers())));
+                decision.find(
+                    "waiting-for-seals",
+                    format!("waiting for {} to join the new rule", list(&self.stragglers())),
+                );
                 return true;
             }
         }
@@ -229,14 +241,8 @@ impl<'a> View<'a> {
                 names(&setting.cohort)
             ),
         };
-        let command = Command::Appoint {
-            epoch: self.election.epoch,
-            primary: best.key.clone(),
-            start,
-            timeline,
-            setting,
-            seals,
-        };
+        let command =
+            Command::Appoint { epoch: self.election.epoch, primary: best.key.clone(), start, timeline, setting, seals };
         decision.want(command, reason, evidence);
     }
 
@@ -247,13 +253,23 @@ impl<'a> View<'a> {
         if !evidence.missing_at(self.agreed, top).is_empty() {
             return false;
         }
-        let Some(source) = self.seals.iter().filter(|s| self.can_stream.contains(&s.key) && s.key != self.last.primary)
-            .filter(|s| self.able(&evidence, s)).min_by_key(|s| s.position) else { return false };
+        let Some(source) = self
+            .seals
+            .iter()
+            .filter(|s| self.can_stream.contains(&s.key) && s.key != self.last.primary)
+            .filter(|s| self.able(&evidence, s))
+            .min_by_key(|s| s.position)
+        else {
+            return false;
+        };
         let candidates = self.candidates();
         let Some(best) = candidates.first().filter(|best| best.key != source.key) else { return false };
         let order = CatchUp { member: best.key.clone(), source: source.key.clone(), target: source.position };
         if self.election.catch_up.as_ref() == Some(&order) {
-            decision.find("catching-up", format!("{} fetches WAL up to {} from {}", order.member, order.target, order.source));
+            decision.find(
+                "catching-up",
+                format!("{} fetches WAL up to {} from {}", order.member, order.target, order.source),
+            );
             return self.waited < 20 * PATIENCE_MS;
         }
         let reason = format!("{} is preferred but lacks WAL that {} has", order.member.member, order.source.member);
@@ -277,7 +293,10 @@ impl<'a> View<'a> {
         }
         // History A10: its WAL may have come back shorter than what a standby flushed.
         if let Some(ahead) = self.seals.iter().find(|seal| seal.position > own.position) {
-            decision.find("primary-behind", format!("{} is ahead of the primary ({} > {})", ahead.key, ahead.position, own.position));
+            decision.find(
+                "primary-behind",
+                format!("{} is ahead of the primary ({} > {})", ahead.key, ahead.position, own.position),
+            );
             return false;
         }
         let mut setting = self.setting_for(own);
@@ -313,7 +332,11 @@ impl<'a> View<'a> {
         let incident = self.agreed.incidents.iter().rev().find(|i| i.epoch == self.election.epoch);
         let noted = incident.is_none_or(|i| i.notes.contains(&text) || i.notes.len() >= crate::incident::NOTES_MAX);
         if self.waited >= 2 * PATIENCE_MS && !noted {
-            decision.want(Command::Note { incident: self.election.epoch, text }, "the election cannot end yet", Vec::new());
+            decision.want(
+                Command::Note { incident: self.election.epoch, text },
+                "the election cannot end yet",
+                Vec::new(),
+            );
         }
     }
 }

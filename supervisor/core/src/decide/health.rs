@@ -60,7 +60,8 @@ pub fn primary_health(agreed: &ClusterState, reign: &Reign, seen: &Observations,
         if standby.streaming && standby.wal_age_ms < settings.suspect_ms {
             return Verdict::AgentLost(format!("{name} still receives its WAL ({} ms ago)", standby.wal_age_ms));
         }
-        match report.probe.as_ref().filter(|probe| probe.member == *primary && probe.age_ms <= 2 * settings.suspect_ms) {
+        match report.probe.as_ref().filter(|probe| probe.member == *primary && probe.age_ms <= 2 * settings.suspect_ms)
+        {
             Some(probe) if probe.answered => {
                 return Verdict::AgentLost(format!("its port answers {name}: {}", probe.detail));
             }
@@ -87,7 +88,10 @@ pub fn primary_health(agreed: &ClusterState, reign: &Reign, seen: &Observations,
 fn own_word(reign: &Reign, report: &Report) -> Option<Vec<String>> {
     let primary = &reign.primary;
     if report.incarnation != Some(primary.incarnation) && report.revision.0 > 0 {
-        return Some(vec![format!("the data directory of {} is not the one that reigned ({:?})", primary, report.incarnation)]);
+        return Some(vec![format!(
+            "the data directory of {} is not the one that reigned ({:?})",
+            primary, report.incarnation
+        )]);
     }
     if report.fenced < Some(reign.epoch) {
         return None;
@@ -127,7 +131,10 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
         }
         Verdict::AgentLost(why) => {
             let primary = &reign.primary.member;
-            decision.find("agent-lost", format!("the agent of {primary} is lost, its PostgreSQL is not: {why}; no failover"));
+            decision.find(
+                "agent-lost",
+                format!("the agent of {primary} is lost, its PostgreSQL is not: {why}; no failover"),
+            );
             return;
         }
         Verdict::Dead(evidence) => (evidence, true),

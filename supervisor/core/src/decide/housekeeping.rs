@@ -2,12 +2,7 @@
 
 use super::Decision;
 use crate::{
-    cluster::ClusterState,
-    command::Command,
-    id::MemberId,
-    observation::Observations,
-    reign::Reign,
-    time::Time,
+    cluster::ClusterState, command::Command, id::MemberId, observation::Observations, reign::Reign, time::Time,
 };
 
 pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, _now: Time, decision: &mut Decision) {
@@ -16,7 +11,11 @@ pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, 
         if decision.is_made() {
             return;
         }
-        if member.leaving && !agreed.is_in_a_rule(name) && reign.primary.member != *name && agreed.fence_debts.is_empty() {
+        if member.leaving
+            && !agreed.is_in_a_rule(name)
+            && reign.primary.member != *name
+            && agreed.fence_debts.is_empty()
+        {
             decision.want(Command::Forget { member: name.clone() }, format!("{name} has left every rule"), Vec::new());
             return;
         }
@@ -69,7 +68,11 @@ fn new_incarnation(
 
 fn discarded(agreed: &ClusterState, seen: &Observations, name: &MemberId, decision: &mut Decision) {
     let Some(wal) = seen.reports.get(name).and_then(|at| at.report.discarded_wal.as_ref()) else { return };
-    let after = agreed.incidents.iter().rev().find(|incident| incident.epoch > wal.epoch && incident.from.as_ref() == Some(name));
+    let after = agreed
+        .incidents
+        .iter()
+        .rev()
+        .find(|incident| incident.epoch > wal.epoch && incident.from.as_ref() == Some(name));
     let Some(incident) = after else { return };
     let text = format!(
         "{name} left WAL {}..{} of timeline {} (epoch {}) behind, {} bytes that no later primary has; kept in {}",

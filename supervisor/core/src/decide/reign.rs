@@ -58,7 +58,8 @@ pub(super) fn record_promotion(
         promotion,
         system_identifier: primary.system_identifier,
     };
-    let reason = format!("{} is primary on timeline {} from {}", reign.primary.member, primary.timeline, promotion.fork);
+    let reason =
+        format!("{} is primary on timeline {} from {}", reign.primary.member, primary.timeline, promotion.fork);
     decision.want(command, reason, Vec::new());
 }
 

@@ -1,6 +1,9 @@
 //! What operators asked for: begun when it is safe, dropped with the reason when it is not.
 
-use super::{Decision, candidate::{may_take_over, preference}};
+use super::{
+    Decision,
+    candidate::{may_take_over, preference},
+};
 use crate::{
     cluster::ClusterState,
     command::Command,
@@ -44,7 +47,11 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
         }
         ElectionKind::Forced { .. } => {
             decision.want(
-                Command::BeginElection { epoch: agreed.epoch.next(), kind: request.kind.clone(), noticed_at: seen.wall },
+                Command::BeginElection {
+                    epoch: agreed.epoch.next(),
+                    kind: request.kind.clone(),
+                    noticed_at: seen.wall,
+                },
                 format!("failover forced by {}", request.by),
                 Vec::new(),
             );

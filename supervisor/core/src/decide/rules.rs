@@ -33,7 +33,8 @@ pub(super) fn maintain(agreed: &ClusterState, reign: &Reign, seen: &Observations
         let wished = wanted(agreed, reign, primary, seen, now);
         let blocked = change.to.cohort.iter().filter(|key| !wished.cohort.contains(key)).count() > 0;
         if blocked && wished != change.to {
-            let reason = format!("a member of the wished rule has failed; now any {} of {}", wished.k, names(&wished.cohort));
+            let reason =
+                format!("a member of the wished rule has failed; now any {} of {}", wished.k, names(&wished.cohort));
             decision.want(Command::BeginChange { epoch: reign.epoch, to: wished }, reason, Vec::new());
         } else {
             decision.find("rule-change", format!("{}; waiting for the proof", change.reason));
@@ -55,13 +56,7 @@ pub(super) fn maintain(agreed: &ClusterState, reign: &Reign, seen: &Observations
     }
     let out: Vec<&MemberKey> = rule.setting.cohort.difference(&wished.cohort).collect();
     let new: Vec<&MemberKey> = wished.cohort.difference(&rule.setting.cohort).collect();
-    let reason = format!(
-        "any {} of {} (in: {}; out: {})",
-        wished.k,
-        names(&wished.cohort),
-        names(new),
-        names(out)
-    );
+    let reason = format!("any {} of {} (in: {}; out: {})", wished.k, names(&wished.cohort), names(new), names(out));
     decision.want(Command::BeginChange { epoch: reign.epoch, to: wished }, reason, Vec::new());
 }
 
@@ -71,7 +66,10 @@ fn wanted(agreed: &ClusterState, reign: &Reign, primary: &PrimaryReport, seen: &
     let k = agreed.settings.sync_standbys;
     let current = agreed.newest_rule().map(|rule| rule.setting.cohort.clone()).unwrap_or_default();
     let eligible = |member: &&Member| {
-        !member.leaving && member.spec.tier != Tier::Backup && member.key() != reign.primary && !agreed.void.contains(&member.key())
+        !member.leaving
+            && member.spec.tier != Tier::Backup
+            && member.key() != reign.primary
+            && !agreed.void.contains(&member.key())
     };
     let fits = |member: &&Member| {
         let key = member.key();

@@ -121,7 +121,9 @@ fn start(reign: &Reign) -> Plan {
 fn promote(reign: &Reign, local: &Local) -> Option<Plan> {
     let LocalPostgres::Running(running) = &local.postgres else {
         return match &local.postgres {
-            LocalPostgres::Stopped { .. } => Some(Plan::act(Action::StartStandby { epoch: reign.epoch })),
+            LocalPostgres::Stopped { .. } => {
+                Some(Plan::act(Action::StartStandby { epoch: reign.epoch, following: None }))
+            }
             _ => None,
         };
     };

@@ -41,8 +41,7 @@ pub(super) fn for_election(
         && sealed.position < order.target
         && let Some(source) = agreed.members.get(&order.source.member)
     {
-        let source =
-            Upstream { key: order.source.clone(), host: source.spec.host.clone(), port: source.spec.port };
+        let source = Upstream { key: order.source.clone(), host: source.spec.host.clone(), port: source.spec.port };
         return Plan::act(Action::CatchUp { epoch: election.epoch, source });
     }
     Plan::wait("sealed", format!("sealed for epoch {} at {}", election.epoch, sealed.position))

@@ -18,12 +18,9 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
     let Some(primary) = agreed.members.get(&reign.primary.member) else {
         return Plan::wait("no-primary", "the primary is not a member");
     };
-    let upstream =
-        Upstream { key: reign.primary.clone(), host: primary.spec.host.clone(), port: primary.spec.port };
+    let upstream = Upstream { key: reign.primary.clone(), host: primary.spec.host.clone(), port: primary.spec.port };
     match &local.postgres {
-        LocalPostgres::NoData if member.used => {
-            Plan::remake("its data directory came back empty")
-        }
+        LocalPostgres::NoData if member.used => Plan::remake("its data directory came back empty"),
         LocalPostgres::NoData => {
             Plan::act(Action::Clone { epoch: reign.epoch, upstream, incarnation: member.incarnation })
         }
@@ -31,12 +28,17 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
         LocalPostgres::Starting => Plan::wait("starting", "PostgreSQL is starting"),
         _ if !is_counted_directory(agreed, local) => remake(agreed, reign, member, local, upstream),
         LocalPostgres::Stopped { .. } => match belongs(agreed, reign, local) {
-            Belongs::Yes => Plan::act(Action::StartStandby { epoch: reign.epoch }),
+            Belongs::Yes => {
+                let following = Some((upstream, member.key()));
+                Plan::act(Action::StartStandby { epoch: reign.epoch, following })
+            }
             other => other.plan(reign.epoch),
         },
         LocalPostgres::Running(running) if running.in_recovery => {
             let in_force = local.in_force.as_ref();
-            if in_force.is_some_and(|f| f.epoch == reign.epoch && f.upstream.as_ref() == Some(&reign.primary) && f.door_open) {
+            if in_force
+                .is_some_and(|f| f.epoch == reign.epoch && f.upstream.as_ref() == Some(&reign.primary) && f.door_open)
+            {
                 return Plan::default();
             }
             match belongs(agreed, reign, local) {
@@ -65,7 +67,10 @@ fn adopt(agreed: &ClusterState, member: &Member, found: &crate::report::Adoptabl
 fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, upstream: Upstream) -> Plan {
     let epoch = reign.epoch;
     let incarnation = member.incarnation;
-    let older = local.marker.as_ref().is_some_and(|m| m.cluster == agreed.id && m.member == local.me && m.incarnation < incarnation);
+    let older = local
+        .marker
+        .as_ref()
+        .is_some_and(|m| m.cluster == agreed.id && m.member == local.me && m.incarnation < incarnation);
     if !older {
         if member.used {
             return Plan::remake("its data directory is not the one that counts");
@@ -105,8 +110,12 @@ fn belongs(agreed: &ClusterState, reign: &Reign, local: &Local) -> Belongs {
         return Belongs::Yes;
     }
     match history.switch_point(owner) {
-        Some(fork) => Belongs::No(format!("its WAL goes on to {} on timeline {owner}, which ended at {fork}", position.lsn)),
-        None => Belongs::No(format!("its WAL ends on timeline {owner}, which is not in the history of {}", reign.timeline)),
+        Some(fork) => {
+            Belongs::No(format!("its WAL goes on to {} on timeline {owner}, which ended at {fork}", position.lsn))
+        }
+        None => {
+            Belongs::No(format!("its WAL ends on timeline {owner}, which is not in the history of {}", reign.timeline))
+        }
     }
 }
 

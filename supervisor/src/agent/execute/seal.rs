@@ -48,7 +48,8 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, pgvigil_core::
     let promotion_asked = {
         let inner = shared.lock();
         let promise = &inner.local.promise;
-        promise.promotion.is_none() && agreed.reigns.iter().any(|r| r.epoch == promise.reigned && r.primary.member == *shared.me())
+        promise.promotion.is_none()
+            && agreed.reigns.iter().any(|r| r.epoch == promise.reigned && r.primary.member == *shared.me())
     };
     let sealed = seal_server(&instance(shared), &settings(shared), promotion_asked, SealLimits::default()).await?;
     tracing::debug!(member = %shared.me(), steps = ?sealed.steps, server = ?sealed.server, "reception stopped");
@@ -58,7 +59,8 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, pgvigil_core::
         if was {
             tracing::warn!(member = %shared.me(), "PostgreSQL was stopped to be sealed: {why}");
         }
-        let crashed = matches!(shared.lock().local.postgres, pgvigil_core::local::LocalPostgres::Stopped { crashed: true });
+        let crashed =
+            matches!(shared.lock().local.postgres, pgvigil_core::local::LocalPostgres::Stopped { crashed: true });
         shared.forget_running(crashed);
     }
     let mut inner = shared.lock();

@@ -53,8 +53,12 @@ pub async fn configure(
     door_open: bool,
 ) -> anyhow::Result<()> {
     obey(shared, epoch)?;
-    let was_open = shared.lock().local.in_force.as_ref().is_none_or(|f| f.door_open);
-    shared.lock().local.proven = None;
+    let before = shared.lock().local.in_force.clone();
+    let was_open = before.as_ref().is_none_or(|f| f.door_open);
+    if before.is_none_or(|f| f.epoch != epoch || f.version != Some(version)) {
+        // A door that opens leaves the rule as it was proven.
+        shared.lock().local.proven = None;
+    }
     let (generation, names) = write(shared, epoch, setting, version, door_open)?;
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
     let instance = instance(shared);
@@ -68,7 +72,9 @@ pub async fn configure(
             break link;
         }
         if tokio::time::Instant::now() > deadline {
-            bail!("a new connection does not show the new settings within {RELOAD:?}; is something set with ALTER SYSTEM?");
+            bail!(
+                "a new connection does not show the new settings within {RELOAD:?}; is something set with ALTER SYSTEM?"
+            );
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     };

@@ -9,7 +9,7 @@ use pgvigil_core::{
     reconcile::Upstream,
 };
 use pgvigil_postgres::{
-    StopMode,
+    Settings, StopMode,
     hba::{self, Door},
     history_files,
     instance::StartAs,
@@ -21,31 +21,70 @@ use std::{sync::Arc, time::Duration};
 /// How long a start may take before it is left to finish by itself.
 const START: Duration = Duration::from_secs(30);
 
-/// Starts PostgreSQL as a standby that follows nobody yet, its recovery pinned where its own files could mislead it
-/// (history A4).
-pub async fn start(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
+/// Starts PostgreSQL as a standby. One that follows nobody has its recovery pinned where its own files could mislead it
+/// (history A4); one that follows takes the newest history of its upstream.
+pub async fn start(
+    shared: &Arc<Shared>,
+    epoch: Epoch,
+    following: Option<&(Upstream, MemberKey)>,
+) -> anyhow::Result<()> {
     obey(shared, epoch)?;
     disarmed(shared).await?;
     let wal_end = shared.lock().local.wal_end;
     let Some((_, owner)) = wal_end else { bail!("the end of its WAL is not known") };
-    let pg_wal = shared.layout.pg_wal();
-    let timeline = history_files::start_timeline(&pg_wal, owner)?;
-    launch(shared, timeline).await
+    let timeline = match following {
+        Some(_) => RecoveryTimeline::Latest,
+        None => history_files::start_timeline(&shared.layout.pg_wal(), owner)?,
+    };
+    launch(shared, epoch, timeline, following).await
 }
 
-async fn launch(shared: &Arc<Shared>, timeline: RecoveryTimeline) -> anyhow::Result<()> {
+async fn launch(
+    shared: &Arc<Shared>,
+    epoch: Epoch,
+    timeline: RecoveryTimeline,
+    following: Option<&(Upstream, MemberKey)>,
+) -> anyhow::Result<()> {
     let mut ours = settings(shared);
     ours.recovery_timeline = timeline;
     seal_on_disk(&shared.layout, &ours, shared.binaries.version())?;
     ensure_include(&shared.layout)?;
-    hba::write(&shared.layout, Door::Closed, &shared.access, &shared.config.hba)?;
+    let door = if following.is_some() { Door::Open } else { Door::Closed };
+    hba::write(&shared.layout, door, &shared.access, &shared.config.hba)?;
+    if let Some((upstream, key)) = following {
+        point_at(shared, &mut ours, epoch, upstream, key)?;
+    }
     shared.lock().activity = Some("starting as standby".to_owned());
     let (postmaster, _) = instance(shared).start(StartAs::Standby, &spawn_options(), START).await?;
     sampler::watch(shared, postmaster);
     let mut inner = shared.lock();
     inner.pinned = timeline != RecoveryTimeline::Latest;
     inner.local.fence_on_disk = true;
-    inner.local.in_force = Some(InForce { door_open: false, ..InForce::default() });
+    inner.local.in_force = Some(match following {
+        Some((upstream, _)) => InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) },
+        None => InForce::default(),
+    });
+    Ok(())
+}
+
+/// Writes upstream and password. From here on WAL may come in: what was read and sealed is no longer the end.
+fn point_at(
+    shared: &Shared,
+    ours: &mut Settings,
+    epoch: Epoch,
+    upstream: &Upstream,
+    key: &MemberKey,
+) -> anyhow::Result<()> {
+    let role = &shared.access.replication_role;
+    ours.upstream = Some(pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch)));
+    {
+        let mut inner = shared.lock();
+        inner.local.wal_end = None;
+        inner.local.sealed = None;
+        inner.flush_seen = None;
+    }
+    write_pass_file(&shared.layout, Some((role, &shared.password)))?;
+    ours.write(shared.binaries.version(), &shared.layout)?;
     Ok(())
 }
 
@@ -69,28 +108,17 @@ pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key
     obey(shared, epoch)?;
     if shared.lock().pinned {
         // Pinned to its own timeline it would never go over to the new one.
+        shared.lock().stopping = true;
         instance(shared).stop(StopMode::Fast, START).await.context("cannot stop to unpin recovery")?;
-        launch(shared, RecoveryTimeline::Latest).await?;
+        let following = (upstream.clone(), key.clone());
+        return launch(shared, epoch, RecoveryTimeline::Latest, Some(&following)).await;
     }
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
-    let role = &shared.access.replication_role;
-    let mut ours = settings(shared);
-    ours.upstream =
-        Some(pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch)));
     hba::write(&shared.layout, Door::Open, &shared.access, &shared.config.hba)?;
-    {
-        // From here on WAL may come in: what was read and sealed is no longer the end.
-        let mut inner = shared.lock();
-        inner.local.wal_end = None;
-        inner.local.sealed = None;
-        inner.local.fence_on_disk = false;
-        inner.flush_seen = None;
-    }
-    write_pass_file(&shared.layout, Some((role, &shared.password)))?;
-    ours.write(shared.binaries.version(), &shared.layout)?;
+    point_at(shared, &mut settings(shared), epoch, upstream, key)?;
     instance(shared).reload(&postmaster)?;
-    let mut inner = shared.lock();
-    inner.local.in_force = Some(InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) });
+    shared.lock().local.in_force =
+        Some(InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) });
     Ok(())
 }
 
