@@ -170,7 +170,7 @@ fn seal(agreed: &ClusterState, inner: &Inner, now: Time) -> Option<SealReport> {
         && !running.in_recovery
         && agreed.reign().is_some_and(|reign| reign.epoch == inner.local.promise.reigned && reign.primary == key);
     let position = Position::new(agreed.epoch_of_timeline(running.timeline)?, running.flush_lsn);
-    stands.then(|| SealReport {
+    stands.then_some(SealReport {
         seal: Seal { epoch: election.epoch, key, position, kind: SealKind::Standing },
         quiet_ms: 0,
         can_stream: true,

@@ -73,7 +73,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
             return;
         }
     }
-    if count % SLOW_EVERY == 0 || shared.lock().slow.is_none() {
+    if count.is_multiple_of(SLOW_EVERY) || shared.lock().slow.is_none() {
         if let Some((_, open)) = link.as_ref()
             && let Ok(slow) = open.slow_sample(LIMIT).await
         {

@@ -153,7 +153,7 @@ async fn beat(
         sent.pop_front();
     }
     let body = serde_json::to_vec(&report).map_err(|error| Status::internal(error.to_string()))?;
-    let frame = AgentFrame { format: WIRE_FORMAT, body: body.into() };
+    let frame = AgentFrame { format: WIRE_FORMAT, body };
     frames.send(frame).await.map_err(|_| Status::unavailable("the stream has ended"))
 }
 

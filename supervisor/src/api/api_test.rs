@@ -93,13 +93,14 @@ async fn serve(backend: &Arc<Fake>, listener: TcpListener) {
 /// A follower on the returned address, which knows its leader.
 async fn two_nodes() -> (Client, String, Arc<Fake>) {
     let (one, two) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
-    let leads = Some((NodeId(2), two.local_addr().unwrap().to_string()));
+    let address = two.local_addr().unwrap().to_string();
+    let leads = Some((NodeId(2), address.clone()));
     let connect = one.local_addr().unwrap().to_string();
     serve(&Fake::new(1, leads.clone()), one).await;
     let leader = Fake::new(2, leads.clone());
     serve(&leader, two).await;
     let client = Client::new(&Connection { connect, cluster: None }).unwrap();
-    (client, leads.unwrap().1, leader)
+    (client, address, leader)
 }
 
 fn switchover(to: &str) -> v1::SwitchoverRequest {

@@ -193,7 +193,7 @@ async fn answer(
                 return;
             }
         };
-        if answers.send(Ok(LeaderFrame { format: WIRE_FORMAT, body: body.into() })).await.is_err() {
+        if answers.send(Ok(LeaderFrame { format: WIRE_FORMAT, body })).await.is_err() {
             return;
         }
     }
