@@ -17,7 +17,7 @@ use pgvigil_core::{
     time::WallTime,
 };
 use proptest::prelude::*;
-use std::{collections::BTreeMap, sync::Mutex};
+use std::collections::BTreeMap;
 
 /// A command as dice: what, who, and numbers near the present ones.
 #[derive(Clone, Debug)]
@@ -112,12 +112,19 @@ impl Roll {
             6..=9 => {
                 let again = self.near < 2;
                 let last = cluster.reign();
+                let primary = match last {
+                    Some(last) if again => last.primary.clone(),
+                    _ => self.key(cluster, self.who),
+                };
+                // Mostly a rule that is allowed; now and then one that is not.
+                let mut setting = setting;
+                if self.near != 4 {
+                    setting.k = setting.k.max(1);
+                    setting.cohort.remove(&primary);
+                }
                 Command::Appoint {
                     epoch,
-                    primary: match last {
-                        Some(last) if again => last.primary.clone(),
-                        _ => self.key(cluster, self.who),
-                    },
+                    primary,
                     start: if again { Start::Continue } else { Start::Promote },
                     timeline: match last {
                         Some(last) if again => last.timeline,
@@ -135,7 +142,14 @@ impl Roll {
             },
             12 => Command::Open { epoch },
             13 => Command::CompleteRule { epoch, proof },
-            14 => Command::BeginChange { epoch, to: setting },
+            14 => {
+                let mut to = setting;
+                if let Some(reign) = cluster.reign().filter(|_| self.near != 4) {
+                    to.k = to.k.max(1);
+                    to.cohort.remove(&reign.primary);
+                }
+                Command::BeginChange { epoch, to }
+            }
             15 => Command::FinishChange { epoch, proof },
             16 => [Command::Pause, Command::Resume, Command::DropRequest][self.k as usize].clone(),
             17 => [
@@ -165,8 +179,6 @@ fn step(state: &mut State, roll: &Roll) -> (&'static str, Outcome) {
     (name, apply(state, &proposal))
 }
 
-static AGREED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
-
 /// S2: a later reign starts from a position that no open rule's acknowledged commits can exceed; here: an agreed
 /// appointment's evidence closes every rule that was open, computed anew from the definition.
 fn appointment_closes_rules(before: &ClusterState, after: &ClusterState) {
@@ -191,7 +203,7 @@ fn appointment_closes_rules(before: &ClusterState, after: &ClusterState) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_command_list_keeps_the_invariants(rolls in prop::collection::vec(roll(), 1..160)) {
@@ -205,9 +217,6 @@ proptest! {
             let bytes = serde_json::to_vec(&decoded).unwrap();
             decoded = serde_json::from_slice(&bytes).unwrap();
             prop_assert_eq!(&state, &decoded);
-            if let Outcome::Agreed { .. } = outcome {
-                *AGREED.lock().unwrap().entry(name).or_default() += 1;
-            }
             for cluster in state.clusters.values() {
                 invariant::check(cluster).map_err(|v| TestCaseError::fail(format!("{v} after {name}")))?;
                 if let Some(before) = &before {
