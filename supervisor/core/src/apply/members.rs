@@ -14,7 +14,7 @@ fn find<'a>(cluster: &'a mut ClusterState, member: &MemberId) -> Result<&'a mut 
         Some(member) => Ok(member),
         None => refuse(
             RefusalCode::UnknownMember,
-            format!("cluster {} has no member {member:?}; its members are: {known}", cluster.id),
+            format!("cluster {} has no member {member}; its members are: {known}", cluster.id),
         ),
     }
 }

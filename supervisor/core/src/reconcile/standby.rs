@@ -81,6 +81,10 @@ fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, 
     if agreed.rules.iter().any(|rule| rule.epoch < epoch) || !reign.complete {
         return Plan::act(Action::Clone { epoch, upstream, incarnation });
     }
+    // Only WAL that is known to have diverged is rewound: a reinit asked for wants everything fresh.
+    if !matches!(belongs(agreed, reign, local), Belongs::No(_)) {
+        return Plan::act(Action::Clone { epoch, upstream, incarnation });
+    }
     Plan::act(Action::Rewind { epoch, upstream, incarnation })
 }
 
