@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use pgvigil_chaos::account::Account;
 use pgvigil_chaos::bare::{BareServer, free_ports};
 use pgvigil_chaos::ledger::{Workload, WorkloadOptions};
-use pgvigil_chaos::libpq::{Address, Connection};
+use pgvigil_chaos::libpq::Connection;
 use pgvigil_chaos::processes;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -93,41 +93,4 @@ fn a_cancelled_wait_for_a_standby_comes_with_a_warning() {
     let answer = other.receive(Instant::now() + LIMIT).expect("COMMIT is reported");
     assert_eq!(answer.warnings.len(), 1);
     assert_eq!(answer.warnings[0].sqlstate, "01000");
-}
-
-#[test]
-fn asynchronous_replication_loses_acknowledged_commits_and_the_books_show_it() {
-    let account = Account::unprivileged().expect("an account");
-    let dir = folder(&account);
-    let ports = free_ports(2).expect("ports");
-    let mut primary = BareServer::create(&account, dir.path().join("a"), ports[0]).expect("initdb");
-    primary.start().expect("starts");
-    let mut standby = primary.clone_to(dir.path().join("b"), ports[1], "b").expect("clones");
-    standby.start().expect("starts");
-    let mut dsn = primary.dsn();
-    dsn.addresses.push(Address { host: "127.0.0.1".to_owned(), port: ports[1] });
-    dsn.read_write = true;
-    let mut workload = Workload::start(WorkloadOptions::new(dsn)).expect("begins");
-    let mut reader = standby.connect().expect("connects");
-    eventually("the table to be replicated", || {
-        value(&mut reader, "SELECT count(*) FROM pg_class WHERE relname LIKE 'pgvigil_ledger_%'") == "1"
-    });
-
-    // The standby stands still while the primary acknowledges more.
-    processes::stop_host(&standby.data_dir).expect("stops");
-    let before = workload.check().expect("reads").acknowledged;
-    eventually("more writes", || workload.check().expect("reads").acknowledged > before + 50);
-    let at = workload.now();
-    processes::kill_host(&primary.data_dir).expect("dies");
-    processes::continue_host(&standby.data_dir).expect("goes on");
-    standby.touch("promote").expect("writes");
-    processes::send(standby.postmaster().expect("it runs"), Signal::SIGUSR1).expect("it is there");
-    eventually("writes to resume", || workload.gap(at, None).is_some());
-    let gap = workload.gap(at, None).expect("just seen");
-    assert_eq!(gap.resumed_on, ports[1]);
-    assert!(gap.length() > Duration::from_millis(1));
-    workload.stop();
-    let verdict = workload.check().expect("reads");
-    assert!(verdict.lost.len() >= 50, "what was acknowledged while the standby stood still is gone: {verdict:?}");
-    assert!(verdict.resurrected.is_empty());
 }
