@@ -57,14 +57,25 @@ pub fn bin_dir() -> Result<PathBuf, BareError> {
         .ok_or(BareError::NoPostgres)
 }
 
-/// Ports on loopback that were free a moment ago; all are held until the last is known, so that they differ.
+/// Ports on loopback that were free a moment ago, below those that the system gives to outgoing connections: one of
+/// these could take a server's port while the server is down. All are held until the last is known, so that they differ.
 pub fn free_ports(count: usize) -> Result<Vec<u16>, BareError> {
-    let fail = |source| BareError::Io { what: "choosing a free port".to_owned(), source };
-    let held = (0..count)
-        .map(|_| std::net::TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(fail)?;
-    held.iter().map(|listener| Ok(listener.local_addr().map_err(fail)?.port())).collect()
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    let lowest = range.and_then(|text| text.split_whitespace().next()?.parse::<u16>().ok()).unwrap_or(32_768);
+    let begin = lowest.saturating_sub(12_000).max(1_024);
+    let mut held = Vec::new();
+    for _ in 0..2_000 {
+        let port = if begin < lowest { rand::random_range(begin..lowest) } else { 0 };
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            held.push(listener);
+        }
+        if held.len() == count {
+            let fail = |source| BareError::Io { what: "choosing a free port".to_owned(), source };
+            return held.iter().map(|listener| Ok(listener.local_addr().map_err(fail)?.port())).collect();
+        }
+    }
+    let source = std::io::Error::other("none is left on 127.0.0.1");
+    Err(BareError::Io { what: "choosing a free port".to_owned(), source })
 }
 
 /// One server, killed with all its children when dropped.
@@ -77,12 +88,14 @@ pub struct BareServer {
     account: Account,
     bin: PathBuf,
     child: Option<Child>,
+    released: bool,
 }
 
 impl BareServer {
     /// A new server in `data_dir` (made by initdb), not started.
     pub fn create(account: &Account, data_dir: PathBuf, port: u16) -> Result<BareServer, BareError> {
-        let server = BareServer { data_dir, port, account: account.clone(), bin: bin_dir()?, child: None };
+        let server =
+            BareServer { data_dir, port, account: account.clone(), bin: bin_dir()?, child: None, released: false };
         let dir = server.data_dir.to_string_lossy().into_owned();
         server.run("initdb", &["-D", &dir, "-U", &account.name, "-A", "trust", "-k", "-E", "UTF8", "--no-sync"])?;
         server.configure(&[("synchronous_standby_names", "")])?;
@@ -91,7 +104,14 @@ impl BareServer {
 
     /// A standby of this server in `data_dir`, called `name`, not started.
     pub fn clone_to(&self, data_dir: PathBuf, port: u16, name: &str) -> Result<BareServer, BareError> {
-        let standby = BareServer { data_dir, port, account: self.account.clone(), bin: self.bin.clone(), child: None };
+        let standby = BareServer {
+            data_dir,
+            port,
+            account: self.account.clone(),
+            bin: self.bin.clone(),
+            child: None,
+            released: false,
+        };
         let source = format!("host=127.0.0.1 port={} user={}", self.port, self.account.name);
         let dir = standby.data_dir.to_string_lossy().into_owned();
         standby.run("pg_basebackup", &["-d", &source, "-D", &dir, "-c", "fast", "-X", "stream", "--no-sync"])?;
@@ -169,6 +189,19 @@ impl BareServer {
         Ok(self.account.write_file(&self.data_dir.join(name), "")?)
     }
 
+    /// Lets the running server go: from here on it is somebody else's to end. It is still reaped, as init would.
+    pub fn release(mut self) {
+        if let Some(mut child) = self.child.take() {
+            std::thread::spawn(move || child.wait());
+        }
+        self.released = true;
+    }
+
+    /// Kills the server; its data directory stays.
+    pub fn crash(&mut self) -> Result<(), BareError> {
+        self.kill()
+    }
+
     /// Kills the server and removes its data directory.
     pub fn destroy(mut self) -> Result<(), BareError> {
         self.kill()?;
@@ -202,6 +235,9 @@ impl BareServer {
 
 impl Drop for BareServer {
     fn drop(&mut self) {
+        if self.released {
+            return;
+        }
         if let Err(error) = self.kill() {
             eprintln!("a bare server in {} could not be ended: {error}", self.data_dir.display());
         }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+mod node_file;
+
 use crate::account::{Account, AccountError};
 use crate::bare::{self, BareError};
 use crate::interrupt::{WaitError, wait_for};
@@ -74,6 +76,22 @@ pub struct ClusterOptions {
     pub dir: Option<PathBuf>,
     /// First values of the agreed settings, as TOML values.
     pub settings: BTreeMap<String, String>,
+    /// How many nodes are made; `None`: `NODES`.
+    pub nodes: Option<usize>,
+    /// More lines of `[member]` in a node's file, by node id.
+    pub member: BTreeMap<u64, String>,
+    /// PostgreSQL servers that are there already, by node id; each in the node's folder, so that its processes belong
+    /// to that "host".
+    pub existing: BTreeMap<u64, Existing>,
+}
+
+/// A PostgreSQL server that a node finds when it starts.
+#[derive(Debug, Clone)]
+pub struct Existing {
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Where it listens.
+    pub port: u16,
 }
 
 /// One node: a folder, a pgvigil process, a PostgreSQL.
@@ -89,7 +107,10 @@ pub struct Node {
     pub listen: String,
     /// Where its PostgreSQL listens.
     pub port: u16,
-    config: PathBuf,
+    /// Its PostgreSQL's data directory.
+    pub data_dir: PathBuf,
+    /// Its pgvigil's configuration file.
+    pub config: PathBuf,
     child: Option<Child>,
     /// Whether `tend` restarts its pgvigil.
     kept: bool,
@@ -100,8 +121,12 @@ pub struct Node {
 pub struct Cluster {
     /// By id.
     pub nodes: Vec<Node>,
-    account: Account,
+    /// The folder that the nodes' folders are in.
+    pub dir: PathBuf,
+    /// As whom they run.
+    pub account: Account,
     program: PathBuf,
+    password: PathBuf,
     /// Kept for its `Drop`, which removes the folder; a folder named by the user stays.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -121,6 +146,15 @@ pub fn find_pgvigil() -> Result<PathBuf, ClusterError> {
 impl Cluster {
     /// Starts three nodes; they form the cluster by themselves (see `wait_healthy`).
     pub fn start(options: ClusterOptions) -> Result<Cluster, ClusterError> {
+        let mut cluster = Cluster::prepare(options)?;
+        for id in cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
+            cluster.start_node(id)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Makes folders and configuration files; starts nothing yet.
+    pub fn prepare(options: ClusterOptions) -> Result<Cluster, ClusterError> {
         let account = Account::unprivileged()?;
         let io = |what: &str| {
             let what = what.to_owned();
@@ -140,39 +174,94 @@ impl Cluster {
         let program = account.runnable(&program, &dir)?;
         let password = dir.join("replication.password");
         account.write_file(&password, &format!("{:016x}{:016x}\n", rand::random::<u64>(), rand::random::<u64>()))?;
-        let ports = bare::free_ports(2 * NODES)?;
-        let address = |index: usize| format!("127.0.0.1:{}", ports[index]);
-        let voters: Vec<String> = (0..NODES).map(|i| format!("{} = \"{}\"", i + 1, address(i))).collect();
-        let settings: String = options.settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-        let mut cluster = Cluster { nodes: Vec::new(), account, program, _temporary: temporary };
-        for index in 0..NODES {
+        let count = options.nodes.unwrap_or(NODES);
+        let ports = bare::free_ports(2 * count)?;
+        let mut cluster =
+            Cluster { nodes: Vec::new(), dir: dir.clone(), account, program, password, _temporary: temporary };
+        for index in 0..count {
             let id = index as u64 + 1;
             let node_dir = dir.join(format!("n{id}"));
             cluster.account.make_dir(&node_dir)?;
-            let (member, listen, port) = (format!("pg{id}"), address(index), ports[NODES + index]);
-            let config = node_dir.join("pgvigil.toml");
-            let text = format!(
-                "cluster = \"chaos\"\n\
-                 [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n\
-                 [member]\nname = \"{member}\"\nhost = \"127.0.0.1\"\nport = {port}\ndata_dir = {data:?}\n\
-                 bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
-                 hba = [\"host all all 127.0.0.1/32 trust\"]\n\
-                 [member.parameters]\nshared_buffers = \"32MB\"\n\
-                 [bootstrap]\nexpect = [\"pg1\", \"pg2\", \"pg3\"]\n\
-                 [bootstrap.settings]\n{settings}",
-                state = node_dir.join("state"),
-                voters = voters.join(", "),
-                data = node_dir.join("pgdata"),
-                bin = bare::bin_dir()?,
-                user = cluster.account.name,
-            );
-            cluster.account.write_file(&config, &text)?;
-            cluster.nodes.push(Node { id, dir: node_dir, member, listen, port, config, child: None, kept: true });
+            let existing = options.existing.get(&id);
+            cluster.nodes.push(Node {
+                id,
+                member: format!("pg{id}"),
+                listen: format!("127.0.0.1:{}", ports[index]),
+                port: existing.map_or(ports[count + index], |existing| existing.port),
+                data_dir: existing.map_or_else(|| node_dir.join("pgdata"), |existing| existing.data_dir.clone()),
+                config: node_dir.join("pgvigil.toml"),
+                dir: node_dir,
+                child: None,
+                kept: false,
+            });
         }
-        for id in 1..=NODES as u64 {
-            cluster.start_node(id)?;
+        let voters: Vec<(u64, String)> = cluster.nodes.iter().map(|node| (node.id, node.listen.clone())).collect();
+        for node in &cluster.nodes {
+            let more = options.member.get(&node.id).map_or("", String::as_str);
+            let text = node_file::text(&cluster, node, &voters, more, Some(&options.settings))?;
+            cluster.account.write_file(&node.config, &text)?;
         }
         Ok(cluster)
+    }
+
+    /// Makes and starts one more node: an agent without a vote, whose member joins by itself. Returns its id.
+    pub fn add_node(&mut self) -> Result<u64, ClusterError> {
+        let id = self.nodes.iter().map(|node| node.id).max().unwrap_or(0) + 1;
+        let voters: Vec<(u64, String)> =
+            self.nodes.iter().take(NODES).map(|node| (node.id, node.listen.clone())).collect();
+        let dir = self.dir.join(format!("n{id}"));
+        self.account.make_dir(&dir)?;
+        let ports = bare::free_ports(2)?;
+        let node = Node {
+            id,
+            member: format!("pg{id}"),
+            listen: format!("127.0.0.1:{}", ports[0]),
+            port: ports[1],
+            data_dir: dir.join("pgdata"),
+            config: dir.join("pgvigil.toml"),
+            dir,
+            child: None,
+            kept: false,
+        };
+        let text = node_file::text(self, &node, &voters, "", None)?;
+        self.account.write_file(&node.config, &text)?;
+        self.nodes.push(node);
+        self.start_node(id)?;
+        Ok(id)
+    }
+
+    /// Ends every process of the node, removes its folder and takes it off the list: it is known no more.
+    pub fn drop_node(&mut self, id: u64) -> Result<(), ClusterError> {
+        let index = self.nodes.iter().position(|node| node.id == id);
+        let index = index.ok_or_else(|| ClusterError::NoSuch(format!("node {id}")))?;
+        let mut node = self.nodes.remove(index);
+        end_node(&mut node)?;
+        std::fs::remove_dir_all(&node.dir)
+            .map_err(|source| ClusterError::Io { what: format!("removing the folder of node {id}"), source })
+    }
+
+    /// Sends SIGTERM to the node's pgvigil and waits until it has ended; it stays dead until `start_node`. PostgreSQL
+    /// and the guard run on.
+    pub fn stop_node(&mut self, id: u64, limit: Duration) -> Result<std::process::ExitStatus, ClusterError> {
+        let node = self.nodes.iter_mut().find(|node| node.id == id);
+        let node = node.ok_or_else(|| ClusterError::NoSuch(format!("node {id}")))?;
+        node.kept = false;
+        let mut child =
+            node.child.take().ok_or_else(|| ClusterError::NoSuch(format!("running pgvigil of node {id}")))?;
+        processes::send(child.id() as i32, nix::sys::signal::Signal::SIGTERM)?;
+        wait_for(&format!("pgvigil of node {id} to end"), limit, PACE / 10, || {
+            child.try_wait().map_err(|source| ClusterError::Io { what: "waiting".to_owned(), source })
+        })
+    }
+
+    /// The process id of the node's pgvigil, if it was started and has not been seen to end.
+    pub fn pgvigil_pid(&self, id: u64) -> Option<i32> {
+        self.nodes.iter().find(|node| node.id == id)?.child.as_ref().map(|child| child.id() as i32)
+    }
+
+    /// The program that the nodes run.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The node of that id.
@@ -239,14 +328,19 @@ impl Cluster {
         Ok(ended)
     }
 
-    /// Runs a `pgvigil` command against this cluster (as the calling user) and returns what it printed.
-    pub fn command(&self, arguments: &[&str]) -> Result<String, ClusterError> {
-        let Output { status, stdout, stderr } = Command::new(&self.program)
+    /// Runs a `pgvigil` command against this cluster (as the calling user), however it ends.
+    pub fn run(&self, arguments: &[&str]) -> Result<Output, ClusterError> {
+        Command::new(&self.program)
             .args(arguments)
             .env("PGVIGIL_CONNECT", self.nodes.iter().map(|node| node.listen.as_str()).collect::<Vec<_>>().join(","))
             .stdin(Stdio::null())
             .output()
-            .map_err(|source| ClusterError::Io { what: format!("running pgvigil {}", arguments.join(" ")), source })?;
+            .map_err(|source| ClusterError::Io { what: format!("running pgvigil {}", arguments.join(" ")), source })
+    }
+
+    /// Runs a `pgvigil` command against this cluster and returns what it printed; an error unless it succeeds.
+    pub fn command(&self, arguments: &[&str]) -> Result<String, ClusterError> {
+        let Output { status, stdout, stderr } = self.run(arguments)?;
         let stdout = String::from_utf8_lossy(&stdout).into_owned();
         if status.success() {
             return Ok(stdout);
@@ -267,7 +361,7 @@ impl Cluster {
             self.tend()?;
             match self.status() {
                 Ok(status) => {
-                    last = status.ailments(NODES);
+                    last = status.ailments(self.nodes.len());
                     Ok::<_, ClusterError>(last.is_empty().then_some(status))
                 }
                 // No leader just now: that is what is waited for.

@@ -18,6 +18,8 @@ pub struct Status {
     pub state: String,
     /// What is under way.
     pub waits_for: String,
+    /// Why it is paused; empty when it is not.
+    pub paused: String,
     /// Every member.
     pub members: Vec<MemberStatus>,
     /// Durability and service at this moment.
@@ -42,6 +44,10 @@ pub struct MemberStatus {
     pub in_rule: bool,
     /// Complaints of its agent.
     pub problems: Vec<String>,
+    /// Whether it could take over now.
+    pub may_take_over: bool,
+    /// Why not.
+    pub may_not_because: String,
 }
 
 /// Whether an acknowledged commit can be lost, and whether commits go through.

@@ -7,25 +7,47 @@ use crate::error::StoreError;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 /// Told whether everything written before it was queued is durable.
 type Waiter = Box<dyn FnOnce(Result<(), io::Error>) + Send>;
 
-/// Handle to the thread; it ends when the last handle is gone.
+/// Handle to the thread, which has ended when the last handle is gone. Fields drop in order: the queue closes first.
 #[derive(Clone, Debug)]
 pub(crate) struct Flusher {
     queue: Sender<Waiter>,
+    _thread: Arc<Ended>,
+}
+
+/// Waits for the thread. It holds the database, and a process that exits while another thread still closes RocksDB is
+/// aborted by RocksDB's own destructors.
+#[derive(Debug)]
+struct Ended(Option<JoinHandle<()>>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // The last handle may be dropped by a waiter, in the thread itself: nobody waits for himself.
+        if let Some(thread) = self.0.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // Its panic was made a failure of the store already.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Flusher {
     /// Starts the thread.
     pub(crate) fn start(db: Arc<Db>) -> Result<Self, StoreError> {
         let (queue, waiters) = channel();
-        std::thread::Builder::new().name("raft-flush".to_owned()).spawn(move || run(&db, &waiters)).map_err(
-            |source| StoreError::File { action: "start the thread that flushes", path: "raft-flush".into(), source },
-        )?;
-        Ok(Self { queue })
+        let thread = std::thread::Builder::new()
+            .name("raft-flush".to_owned())
+            .spawn(move || run(&db, &waiters))
+            .map_err(|source| StoreError::File {
+                action: "start the thread that flushes",
+                path: "raft-flush".into(),
+                source,
+            })?;
+        Ok(Self { queue, _thread: Arc::new(Ended(Some(thread))) })
     }
 
     /// Calls `waiter` once everything written so far is durable, or known not to be.
@@ -70,5 +92,20 @@ fn run(db: &Db, waiters: &Receiver<Waiter>) {
             waiter(result.clone().map_err(io::Error::other));
         }
         db.reported();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::open;
+
+    #[test]
+    fn the_database_is_closed_as_soon_as_the_last_handle_is_gone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for _ in 0..50 {
+            // RocksDB's lock on the folder shows whether a thread still has it open.
+            let (store, _closed) = open(dir.path(), 1, None).expect("nobody else has it open");
+            drop(store);
+        }
     }
 }

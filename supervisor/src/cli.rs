@@ -47,7 +47,7 @@ pub async fn command(connection: &Connection, json: bool, command: Subcommand) -
             clap_complete::generate(args.shell, &mut arguments, "pgvigil", &mut std::io::stdout());
             Ok(())
         }
-        Subcommand::Run(_) | Subcommand::Guard(_) | Subcommand::Demo(_) => {
+        Subcommand::Run(_) | Subcommand::Guard(_) | Subcommand::Demo(_) | Subcommand::DemoEnd(_) => {
             Err(Failure::Usage("this command runs a process of its own".to_owned()))
         }
     }

@@ -6,7 +6,10 @@ mod end;
 mod ground;
 mod load;
 mod nodes;
+mod outlive;
 mod story;
+
+pub use outlive::end as end_of_killed;
 
 use crate::{
     cli::{Client, Connection, DemoArguments, Failure, milliseconds},
@@ -19,6 +22,7 @@ use nix::{
     unistd::Pid,
 };
 use nodes::Nodes;
+use outlive::Outliver;
 use pgvigil_postgres::datadir::live_postmaster;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -42,6 +46,8 @@ pub async fn run(args: DemoArguments, json: bool) -> Result<(), Failure> {
     let ground = Arc::new(Ground::prepare(args.dir.as_deref(), &story)?);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::Failed(error.to_string()))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let outliver = Outliver::start(&ground.dir, args.dir.is_none())?;
+    // If that fails, the helper is dropped without a word: it ends and removes what there is.
     let nodes = Nodes::start(&ground, &story)?;
     let result = tokio::select! {
         result = play(&args, &ground, &story) => result,
@@ -56,6 +62,7 @@ pub async fn run(args: DemoArguments, json: bool) -> Result<(), Failure> {
     story.say("stopping the three nodes");
     nodes.stop().await;
     end::stop_everything(&ground, &story).await;
+    outliver.dismiss();
     match (&result, args.dir.is_some()) {
         (Ok(()), false) => ground.remove(&story),
         (Ok(()), true) => story.say(&format!("everything is still in {}", ground.dir.display())),

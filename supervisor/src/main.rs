@@ -6,6 +6,7 @@ use pgvigil::{
     cli::{self, Arguments, Failure, RunArguments, Subcommand},
     config, demo, guard, runtime, telemetry,
 };
+use pgvigil_postgres::{Binaries, datadir::major_version};
 use std::{future::Future, process::ExitCode};
 
 /// Raft, agent and faces need little: two threads keep one slow task from holding up the heartbeat.
@@ -26,11 +27,15 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Subcommand::Run(arguments) => run(&arguments),
         Subcommand::Guard(arguments) => guard::main(arguments).map_err(|error| Failure::Failed(error.to_string())),
         Subcommand::Demo(arguments) => in_runtime(demo::run(arguments, json)),
+        Subcommand::DemoEnd(arguments) => demo::end_of_killed(arguments.dir, arguments.remove),
         command => in_runtime(cli::command(&connection, json, command)),
     }
 }
 
 fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    if arguments.check {
+        return check(arguments);
+    }
     if geteuid().is_root() {
         return Err(Failure::Usage(
             "pgvigil does not run as root, because PostgreSQL refuses to: start it as the user that owns the data \
@@ -44,6 +49,26 @@ fn run(arguments: &RunArguments) -> Result<(), Failure> {
         // The whole chain of causes on one line.
         runtime::run(config).await.map_err(|error| Failure::Failed(format!("{error:#}")))
     })
+}
+
+/// Whether a node with this configuration could be started here.
+fn check(arguments: &RunArguments) -> Result<(), Failure> {
+    let config = config::load(&arguments.config).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut found =
+        vec![format!("{}: node {} of cluster {}", arguments.config.display(), config.node.id, config.cluster)];
+    if let Some(member) = &config.member {
+        member.replication_password().map_err(|error| Failure::Usage(error.to_string()))?;
+        let major = major_version(&member.data_dir).map_err(|error| Failure::Usage(error.to_string()))?;
+        let binaries = Binaries::find_major(member.bin_dir.as_deref(), major)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", arguments.config.display())))?;
+        found.push(format!("member {}: PostgreSQL {}", member.name, binaries.version()));
+        found.push(match major {
+            Some(major) => format!("{} holds data of PostgreSQL {major}", member.data_dir.display()),
+            None => format!("{} holds no data yet", member.data_dir.display()),
+        });
+    }
+    println!("{}: this can be started", found.join("; "));
+    Ok(())
 }
 
 fn in_runtime(task: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

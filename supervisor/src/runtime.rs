@@ -43,11 +43,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     options.peers.clone_from(&node.voters);
     options.group = format!("pgvigil/{}", config.cluster);
     let raft = Node::start(options).await.context("the Raft node cannot start")?;
-    let consensus = raft.consensus();
+    let result = serve(&config, listener, http, raft.consensus()).await;
+    // Also after a failure: a process that ends under an open store dies of it, instead of saying what was wrong.
+    tokio::time::timeout(Duration::from_secs(5), raft.shutdown()).await.ok();
+    result
+}
+
+/// Everything above the Raft node, until a signal or a failure ends it.
+async fn serve(
+    config: &Config,
+    listener: TcpListener,
+    http: Option<TcpListener>,
+    consensus: Consensus,
+) -> anyhow::Result<()> {
+    let node = &config.node;
     let inbox = Arc::new(Inbox::new(node.id));
     let voter = node.initial_voter.then(|| consensus.clone());
-    let agent = Agent::start(&config, voter).context("the agent cannot start")?;
-    let backend = Arc::new(Running::new(&config, consensus.clone(), Arc::clone(&inbox), agent.clone()));
+    let agent = Agent::start(config, voter).context("the agent cannot start")?;
+    let backend = Arc::new(Running::new(config, consensus.clone(), Arc::clone(&inbox), agent.clone()));
     let routes = api::services(&backend)?.add_service(consensus.service()).add_service(
         AgentsServer::new(AgentsService::new(consensus.clone(), Arc::clone(&inbox)))
             .max_decoding_message_size(64 << 20),
@@ -88,7 +101,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopping; PostgreSQL runs on and is adopted at the next start");
     hand_over(&consensus, node.id).await;
-    tokio::time::timeout(Duration::from_secs(5), raft.shutdown()).await.ok();
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub struct FilterError {
 
 /// Begins to log, once per process.
 pub fn start(format: LogFormat) -> Result<(), FilterError> {
-    let value = std::env::var(FILTER_VARIABLE).unwrap_or_else(|_| "info,openraft=warn".to_owned());
+    let value = std::env::var(FILTER_VARIABLE).unwrap_or_else(|_| "info,openraft=error,h2=error".to_owned());
     let filter = EnvFilter::try_new(&value).map_err(|error| FilterError { problem: error.to_string(), value })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::{Op, Outcome, Shared};
 use crate::libpq::{Address, Answer, ConnectError, Connection, ExecError};
 
-/// Between two attempts to connect.
-const BACKOFF: Duration = Duration::from_millis(5);
+/// Between two attempts to connect. Each asks every server, which costs each of them a process.
+const BACKOFF: Duration = Duration::from_millis(10);
 /// How often a client that waits without a deadline looks whether it is to stop.
 const SLICE: Duration = Duration::from_millis(100);
 /// SQLSTATE of a write on a server that only reads.

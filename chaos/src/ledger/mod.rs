@@ -84,12 +84,12 @@ pub struct WorkloadOptions {
 }
 
 impl WorkloadOptions {
-    /// What the bench uses: three clients, each with a statement every 5 ms, half a second for an answer, 0.3 s for
+    /// What the bench uses: one client, with a statement every 5 ms, half a second for an answer, 0.3 s for
     /// an attempt to connect.
     pub fn new(dsn: Dsn) -> WorkloadOptions {
         WorkloadOptions {
             dsn,
-            clients: 3,
+            clients: 1,
             interval: Duration::from_millis(5),
             statement_deadline: Duration::from_millis(500),
             connect_deadline: Duration::from_millis(300),
@@ -197,6 +197,11 @@ impl Workload {
     /// How many writes the server at `port` acknowledged that were sent to it after `since`.
     pub fn acknowledged_by(&self, port: u16, since: Duration) -> usize {
         self.shared.books().iter().filter(|op| op.outcome == Outcome::Ok && op.port == port && op.sent > since).count()
+    }
+
+    /// How many writes that were sent after `since` are acknowledged, by whichever server.
+    pub fn acknowledged_since(&self, since: Duration) -> usize {
+        self.shared.books().iter().filter(|op| op.outcome == Outcome::Ok && op.sent > since).count()
     }
 
     /// Compares the books with the table of the present primary. Operations still under way are left out.

@@ -7,15 +7,17 @@
 use crate::error::NotLeader;
 use crate::leadership::{LeaderTerm, Leadership};
 use crate::service::Raft;
-use openraft::ReadPolicy;
+use openraft::alias::InstantOf;
 use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{Instant as _, ReadPolicy};
 use pgvigil_core::id::NodeId;
 use pgvigil_raft_store::TypeConfig;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
-type Answer = Result<LeaderTerm, NotLeader>;
+type Answer<T = LeaderTerm> = Result<T, NotLeader>;
 
 /// The rounds of one node.
 #[derive(Debug)]
@@ -51,6 +53,18 @@ impl Rounds {
             tokio::spawn(self.clone().run());
         }
         told.await.unwrap_or_else(|_| Err(self.not_leader("the confirmation was cut short".to_owned())))
+    }
+
+    /// See the handle. openraft counts an acknowledgement from when its heartbeat was *sent*.
+    pub(crate) async fn led_since(&self, since: Instant, within: Duration) -> Answer<()> {
+        let elapsed = since.elapsed();
+        // openraft's own instant of that moment: a little later, never earlier.
+        let since = InstantOf::<TypeConfig>::now() - elapsed;
+        let acknowledged = self.raft.wait(Some(within)).leader_with_quorum_acked(Some(since), "a quorum").await;
+        match acknowledged {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.not_leader(error.to_string())),
+        }
     }
 
     async fn run(self: Arc<Self>) {

@@ -92,6 +92,13 @@ impl Consensus {
         self.inner.rounds.confirm().await
     }
 
+    /// Waits until a quorum has acknowledged a heartbeat that this leader sent at `since` or later: it still led then.
+    /// Costs nothing beyond the heartbeats, but up to one interval of them; and says nothing about what this node has
+    /// applied, unlike [`Self::confirm_leadership`]. Keeps S5.
+    pub async fn led_since(&self, since: Instant, within: Duration) -> Result<(), NotLeader> {
+        self.inner.rounds.led_since(since, within).await
+    }
+
     /// The agreed state as this node has applied it.
     #[must_use]
     pub fn states(&self) -> watch::Receiver<Arc<AppliedState>> {

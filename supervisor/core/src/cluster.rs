@@ -4,7 +4,7 @@ use crate::{
     id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, Revision, TimelineId},
     incident::Incident,
     member::Member,
-    reign::{Election, ElectionKind, FenceDebt, Reign},
+    reign::{Election, ElectionKind, FenceDebt, Reign, Start},
     rule::{Rule, Setting},
     settings::Settings,
 };
@@ -136,6 +136,13 @@ impl ClusterState {
         self.reigns.last().filter(|_| self.election.is_none())
     }
 
+    /// Whether the reign in force is open and complete, and nothing is under way that anybody waits for.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let settled = self.reign_in_force().is_some_and(|reign| reign.open && reign.complete);
+        settled && self.change.is_none() && self.request.is_none()
+    }
+
     /// The newest rule: that of the current reign.
     #[must_use]
     pub fn newest_rule(&self) -> Option<&Rule> {
@@ -165,10 +172,17 @@ impl ClusterState {
         self.reigns.iter().find(|reign| reign.timeline == timeline).map(|reign| reign.epoch)
     }
 
-    /// The newest reign of which `key` is known to have been the promoted primary.
+    /// The newest reign of which `key` is known to have been the promoted primary, or which it was to continue.
+    ///
+    /// A reign that continues a timeline was given to the member that was promoted onto it, and one that adopts to the
+    /// member that ran as primary: whether or not that came to an end, nobody else can have acknowledged anything in it,
+    /// and it has everything of all before.
     #[must_use]
     pub fn promoted_epoch_of(&self, key: &MemberKey) -> Option<Epoch> {
-        self.reigns.iter().rev().find(|r| r.primary == *key && r.promotion.is_some()).map(|r| r.epoch)
+        let reigned = |r: &&Reign| {
+            r.primary == *key && (r.promotion.is_some() || matches!(r.start, Start::Continue | Start::Adopt))
+        };
+        self.reigns.iter().rev().find(reigned).map(|r| r.epoch)
     }
 
     /// Whether any open rule names `member` in any incarnation, as standby or as primary.

@@ -79,7 +79,11 @@ pub fn decide(agreed: &ClusterState, seen: &Observations, now: Time) -> Decision
         return decision;
     };
     if agreed.election.is_some() {
-        election::decide(agreed, seen, now, &mut decision);
+        // A promotion that ended just as the election began is a fact on which its seal, or its standing, may depend.
+        reign::record_finished(reign, seen, &mut decision);
+        if !decision.is_made() {
+            election::decide(agreed, seen, now, &mut decision);
+        }
         return decision;
     }
     type Step = fn(&ClusterState, &crate::reign::Reign, &Observations, Time, &mut Decision);

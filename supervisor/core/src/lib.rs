@@ -29,6 +29,8 @@ pub mod reign;
 pub mod report;
 pub mod rule;
 pub mod settings;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod timeline;
 

@@ -34,6 +34,10 @@ pub struct Promise {
     pub reigned: Epoch,
     /// What the promotion of `reigned` brought, once known.
     pub promotion: Option<Promotion>,
+    /// The last restart that an operator asked for and that was carried out: an agent that starts anew must not do it
+    /// again.
+    #[serde(default)]
+    pub restarted: u64,
 }
 
 /// The configuration that PostgreSQL was last seen to have in force, after a reload and a look through a new
@@ -61,8 +65,6 @@ pub struct Running {
     pub flush_lsn: Lsn,
     /// Whether a walreceiver streams.
     pub streaming: bool,
-    /// Whether any walreceiver process exists, also one that is only starting.
-    pub walreceiver: bool,
     /// When the flushed position last moved.
     pub wal_moved_at: Time,
 }
@@ -132,8 +134,22 @@ pub struct Local {
     pub standbys_enough_since: Option<Time>,
     /// The settings version for which a proof is complete, if any.
     pub proven: Option<RuleVersion>,
+    /// When the last checkpoint ended that was written because a planned change of primary was asked for.
+    pub checkpointed_at: Option<Time>,
     /// A long act is under way.
     pub busy: bool,
-    /// The last restart request carried out.
-    pub restarted: u64,
+    /// Why this standby goes on only after a restart: its primary was restarted with larger settings than it runs with,
+    /// so its replay stands still, and it could not be promoted.
+    pub restart_due: Option<String>,
+}
+
+impl Local {
+    /// Whether PostgreSQL runs here as the primary of `epoch`: what made the right to serve longer under `epoch` counts
+    /// only then. A renewal or a canary that was still under way when PostgreSQL was fenced comes too late: it must not
+    /// give a right to a member that is a standby by now. Keeps S3.
+    #[must_use]
+    pub fn reigns_in(&self, epoch: Epoch) -> bool {
+        let primary = matches!(&self.postgres, LocalPostgres::Running(running) if !running.in_recovery);
+        primary && self.promise.reigned == epoch
+    }
 }

@@ -36,6 +36,8 @@ pub struct Observations {
     /// The latest `quiet since` of the seals on which the present reign was appointed, on this leader's clock; kept
     /// only by the leader that appointed it.
     pub seals_quiet: Option<(Epoch, Time)>,
+    /// When this leader first saw what an operator asked for last.
+    pub request_seen: Option<Time>,
     /// Members whose fence command succeeded, with the epoch it fenced.
     pub fence_commands_done: BTreeMap<MemberId, Epoch>,
     /// When this leader first saw the present election begun: how long it has been waiting for seals.
@@ -44,8 +46,10 @@ pub struct Observations {
     pub streaming_ok_at: BTreeMap<MemberId, Time>,
     /// When the primary's agent was first seen in its present trouble (not promoted, not complete): patience begins.
     pub incomplete_since: Option<(Epoch, Time)>,
-    /// Until when this leader's own process was starved of CPU recently, and by how much: its time-outs stretch.
+    /// By how much this leader's own loop ran late of late: its time-outs stretch (Lifeguard).
     pub starved_ms: u64,
+    /// When the last pause of this leader's own process ended: nobody's silence before that is evidence.
+    pub deaf_until: Time,
     /// Cluster names for which this leader's configuration asks creation.
     pub wanted_clusters: BTreeSet<ClusterId>,
 }
@@ -57,10 +61,11 @@ impl Observations {
         self.reports.get(member).filter(|seen| now.since(seen.at) <= within).map(|seen| &seen.report)
     }
 
-    /// How long a member has been silent, counted at most from when this leader began to listen.
+    /// How long a member has been silent, counted at most from when this leader began to listen, or could again.
     #[must_use]
     pub fn silence(&self, member: &MemberId, now: Time) -> u64 {
-        now.since(self.reports.get(member).map_or(self.since, |seen| seen.at.max(self.since)))
+        let heard = self.reports.get(member).map_or(self.since, |seen| seen.at);
+        now.since(heard.max(self.since).max(self.deaf_until))
     }
 }
 
@@ -104,6 +109,7 @@ impl Observations {
         let reign = agreed.reign_in_force();
         first_seen(&mut self.election_seen, agreed.election.as_ref().map(|e| e.epoch), now);
         first_seen(&mut self.appointed_seen, reign.map(|r| r.epoch), now);
+        self.request_seen = agreed.request.as_ref().map(|_| self.request_seen.unwrap_or(now));
         let incomplete = reign.filter(|r| r.promotion.is_some() && !r.complete).map(|r| r.epoch);
         first_seen(&mut self.incomplete_since, incomplete, now);
     }

@@ -105,7 +105,7 @@ pub enum Action {
         /// The door.
         door_open: bool,
     },
-    /// Promote onto the allotted timeline and check it.
+    /// Promote onto the allotted timeline and check it; of a server that was promoted already, only the latter.
     Promote {
         /// The reign.
         epoch: Epoch,
@@ -125,6 +125,12 @@ pub enum Action {
         setting: Setting,
         /// Its version.
         version: RuleVersion,
+    },
+    /// Write a checkpoint before a planned change of primary, while clients are still served: the clean stop that follows
+    /// then has little left to write.
+    Checkpoint {
+        /// The reign.
+        epoch: Epoch,
     },
     /// Stream from the primary under this epoch's name. Only after the WAL was seen to end at or before the fork.
     Follow {
@@ -202,6 +208,9 @@ impl Plan {
     }
 }
 
+/// How long a checkpoint counts as recent, in milliseconds, for a planned change of primary.
+pub const CHECKPOINT_FRESH_MS: u64 = 20_000;
+
 /// How long before its right ends a primary is stopped politely, and how long before it is killed: a third and a
 /// sixth of the lease. The guard kills still later, for an agent that is dead or stuck.
 #[must_use]
@@ -239,10 +248,19 @@ pub fn reconcile(agreed: &ClusterState, local: &Local, now: Time) -> Plan {
     } else {
         standby::follow(agreed, reign, member, local)
     };
-    if plan.action.is_none() && plan.needs_new_incarnation.is_none() && member.restart_request > local.restarted {
-        return Plan::act(Action::Restart { request: member.restart_request });
+    // Any other number than the one carried out: a member that left and joined again is counted from 1 anew.
+    let asked = member.restart_request > 0 && member.restart_request != local.promise.restarted;
+    let held = local.restart_due.is_some() && reign.primary.member != local.me;
+    // Only a server that is ours, and up, is restarted.
+    let runs = is_counted_directory(agreed, local) && matches!(local.postgres, LocalPostgres::Running(_));
+    if !(asked || held) || !runs || plan.action.is_some() || plan.needs_new_incarnation.is_some() {
+        return plan;
     }
-    plan
+    if agreed.paused.is_some() && reign.primary.member == local.me {
+        // A primary that stops ends its reign, and while paused nobody begins another one.
+        return Plan::wait("restart-waits", "the primary is restarted only after the pause");
+    }
+    Plan::act(Action::Restart { request: member.restart_request })
 }
 
 /// Whether this member's PostgreSQL runs (or may be starting) as a primary.
@@ -267,3 +285,7 @@ pub(crate) fn is_counted_directory(agreed: &ClusterState, local: &Local) -> bool
 pub(crate) const fn ends_the_reign(kind: &ElectionKind) -> bool {
     matches!(kind, ElectionKind::Switchover { .. } | ElectionKind::Forced { .. })
 }
+
+#[cfg(test)]
+#[path = "reconcile_test.rs"]
+mod tests;

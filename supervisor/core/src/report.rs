@@ -47,6 +47,9 @@ pub struct Report {
     pub needs_new_incarnation: Option<String>,
     /// The last restart request that was carried out.
     pub restarted: u64,
+    /// Since this process began it was a member: if it is none any more, it was removed, and does not join by itself.
+    #[serde(default)]
+    pub was_member: bool,
     /// WAL that a rewind or clone discarded, kept aside: said once per event, for the incident.
     pub discarded_wal: Option<DiscardedWal>,
 }
@@ -164,6 +167,8 @@ pub struct PrimaryReport {
     pub system_identifier: u64,
     /// Whether clients may come in.
     pub door_open: bool,
+    /// How long ago the checkpoint ended that a planned change asked for.
+    pub checkpoint_age_ms: Option<u64>,
     /// The newest version of the setting that a new connection has shown.
     pub setting_in_force: Option<RuleVersion>,
     /// The newest proof, if it is complete.

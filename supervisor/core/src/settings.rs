@@ -57,7 +57,7 @@ impl Default for Settings {
             sync_standbys: 1,
             heartbeat_ms: 250,
             canary_ms: 250,
-            lease_ms: 1_300,
+            lease_ms: 1_200,
             lease_margin_ms: 100,
             suspect_ms: 800,
             hang_timeout_ms: 5_000,

@@ -91,13 +91,6 @@ impl Canary {
         result
     }
 
-    /// The server process of the canary's connection, to be spared when clients are ended; `None` while a commit is
-    /// under way or nothing is connected.
-    #[must_use]
-    pub fn pid(&self) -> Option<i32> {
-        self.link.as_ref().map(Link::pid)
-    }
-
     /// Drops the connection and any commit under way; the next beat connects anew (after a restart, say).
     pub fn reset(&mut self) {
         if let Some((_, flight)) = self.flight.take() {

@@ -1,15 +1,18 @@
 //! Durable file operations: what was written is on disk, whole or not at all, when these return.
 //!
-//! Everything the protocol promises (the seal, the fence, the settings) is a file first. A write that only reached
-//! the page cache is no promise, so there is exactly one way to write here: temporary file, fsync, rename, fsync of
-//! the directory.
+//! Everything the protocol promises (the seal, the fence) is a file first. A write that only reached the page cache is
+//! no promise, so there is one way to write a promise: temporary file, fsync, rename, fsync of the directory
+//! ([`write_atomic`]). What only a running server reads, and what every start writes anew, is [`replace`]d: a flush
+//! costs milliseconds in which nobody can commit.
 
 use nix::fcntl::{RenameFlags, renameat2};
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 /// A file operation that failed.
@@ -46,26 +49,78 @@ pub enum Written {
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<Written, FsError> {
     let dir = parent(path)?;
     if fs::read(path).is_ok_and(|old| old == bytes) {
-        // Equal content may still be only in the page cache: a promise needs it on disk.
-        File::open(path).and_then(|file| file.sync_all()).map_err(FsError::at("fsync", path))?;
-        sync_dir(dir)?;
+        let stamp = Stamp::of(path);
+        if stamp.is_none() || stamp != flushed(path) {
+            // Equal content may still be only in the page cache: a promise needs it on disk.
+            File::open(path).and_then(|file| file.sync_all()).map_err(FsError::at("fsync", path))?;
+            sync_dir(dir)?;
+            remember(path, stamp);
+        }
         return Ok(Written::Same);
     }
+    swap_in(path, dir, bytes, mode, true).map_err(FsError::at("write", path))?;
+    let stamp = Stamp::of(path);
+    sync_dir(dir)?;
+    remember(path, stamp);
+    Ok(Written::Changed)
+}
+
+/// Which file it is and when it was last changed in any way: as long as both are the same, what this process has
+/// flushed is still flushed, and repeating a fence costs no wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` where it cannot be told.
+    fn of(path: &Path) -> Option<Self> {
+        let meta = fs::symlink_metadata(path).ok()?;
+        Some(Self { device: meta.dev(), inode: meta.ino(), changed: (meta.ctime(), meta.ctime_nsec()) })
+    }
+}
+
+static FLUSHED: Mutex<BTreeMap<PathBuf, Stamp>> = Mutex::new(BTreeMap::new());
+
+fn flushed(path: &Path) -> Option<Stamp> {
+    FLUSHED.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied()
+}
+
+fn remember(path: &Path, stamp: Option<Stamp>) {
+    let mut known = FLUSHED.lock().unwrap_or_else(PoisonError::into_inner);
+    match stamp {
+        Some(stamp) => known.insert(path.to_owned(), stamp),
+        None => known.remove(path),
+    };
+}
+
+/// Replaces `path` by `bytes` for every process that looks from now on, without waiting for the disk: after a crash of
+/// the operating system the old content may be back. For settings of a *running* server only: that crash ends the
+/// server too, every start by the agent writes its settings anew, and a start by hand finds `standby.signal` and, since
+/// the last seal or start, no upstream that was flushed. Never for a seal, a fence or a promise.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<Written, FsError> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(Written::Same);
+    }
+    swap_in(path, parent(path)?, bytes, mode, false).map_err(FsError::at("write", path))?;
+    Ok(Written::Changed)
+}
+
+fn swap_in(path: &Path, dir: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".pgvigil-tmp");
     let temporary = dir.join(name);
-    let attempt = || -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        // `mode` only applies to a file that is created; a left-over temporary file keeps its own.
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
-        file.write_all(bytes)?;
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    // `mode` only applies to a file that is created; a left-over temporary file keeps its own.
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+    file.write_all(bytes)?;
+    if durable {
         file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    attempt().map_err(FsError::at("write", path))?;
-    sync_dir(dir)?;
-    Ok(Written::Changed)
+    }
+    fs::rename(&temporary, path)
 }
 
 /// Fsyncs a directory, so that names created, renamed or removed in it survive a crash.
@@ -139,6 +194,31 @@ mod tests {
         assert_eq!(write_atomic(&path, b"one", 0o600).unwrap(), Written::Changed);
         assert_eq!(write_atomic(&path, b"one", 0o600).unwrap(), Written::Same);
         assert_eq!(write_atomic(&path, b"two", 0o640).unwrap(), Written::Changed);
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_somebody_touched_since_is_flushed_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write_atomic(&path, b"one", 0o600).unwrap();
+        assert_eq!(flushed(&path), Stamp::of(&path));
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"one").unwrap();
+        assert_ne!(flushed(&path), Stamp::of(&path), "the same bytes in another file are not known to be on disk");
+        assert_eq!(write_atomic(&path, b"one", 0o600).unwrap(), Written::Same);
+        assert_eq!(flushed(&path), Stamp::of(&path));
+    }
+
+    #[test]
+    fn a_replacement_is_seen_at_once_and_leaves_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        assert_eq!(replace(&path, b"one", 0o600).unwrap(), Written::Changed);
+        assert_eq!(replace(&path, b"one", 0o600).unwrap(), Written::Same);
+        assert_eq!(replace(&path, b"two", 0o640).unwrap(), Written::Changed);
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -2,7 +2,7 @@
 
 use crate::{
     conf_text::identifier,
-    fsio::{FsError, Written, read_text, write_atomic},
+    fsio::{FsError, Written, read_text, replace},
     layout::Layout,
 };
 
@@ -69,12 +69,12 @@ pub fn render(door: Door, access: &Access, user: &[String]) -> String {
     text
 }
 
-/// Writes `pg_hba.conf` and the user map durably. Takes effect for new connections at the next reload; sessions that
+/// Replaces `pg_hba.conf` and the user map; every start writes them anew. Takes effect for new connections at the next reload; sessions that
 /// exist are not touched.
 pub fn write(layout: &Layout, door: Door, access: &Access, user: &[String]) -> Result<Written, FsError> {
     let old = read_text(&layout.pg_ident())?.unwrap_or_default();
-    write_atomic(&layout.pg_ident(), with_map(&old, access).as_bytes(), 0o600)?;
-    write_atomic(&layout.pg_hba(), render(door, access, user).as_bytes(), 0o600)
+    replace(&layout.pg_ident(), with_map(&old, access).as_bytes(), 0o600)?;
+    replace(&layout.pg_hba(), render(door, access, user).as_bytes(), 0o600)
 }
 
 /// The lines of a `pg_hba.conf` that is not ours, without comments: what an adopted cluster's user had. `None` when

@@ -134,6 +134,9 @@ pub fn reserve(pg_wal: &Path, current: TimelineId, allotted: TimelineId) -> Resu
         Some(RESERVED) => remove_durable(&path(pg_wal, allotted))?,
         Some(_) => return taken("a history file of that number exists"),
     }
+    if allotted.0 == current.0 + 1 {
+        return Ok(());
+    }
     for number in current.0 + 1..allotted.0 {
         let file = path(pg_wal, TimelineId(number));
         if file.exists() {

@@ -282,8 +282,9 @@ impl Instance {
     }
 
     /// Watches a promotion on a warm connection (every millisecond) and reads what came of it. PostgreSQL removes
-    /// `standby.signal` when it promotes; it is put back here at once. A timeline other than `allotted` is an error
-    /// (the server is then a primary with its door still closed: stop it).
+    /// `standby.signal` when it promotes; the caller puts it back ([`write_fence`](Self::write_fence)) before anything
+    /// else counts on the new primary. A timeline other than `allotted` is an error (the server is then a primary with
+    /// its door still closed: stop it). Also for a repeat: a server that is promoted already is only asked.
     pub async fn wait_promoted(
         &self,
         link: &Link,
@@ -297,12 +298,10 @@ impl Instance {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        self.write_fence()?;
         self.promoted(link, allotted).await
     }
 
-    /// What a finished promotion came to: also for a repeat after a restart of the agent.
-    pub async fn promoted(&self, link: &Link, allotted: Option<TimelineId>) -> Result<Promoted, InstanceError> {
+    async fn promoted(&self, link: &Link, allotted: Option<TimelineId>) -> Result<Promoted, InstanceError> {
         const WHAT: &str = "read the new timeline";
         let sql = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint, \
                    pg_current_wal_insert_lsn()";

@@ -79,7 +79,6 @@ fn describe(error: &tokio_postgres::Error) -> String {
 #[derive(Debug)]
 pub struct Link {
     client: Client,
-    pid: i32,
     notices: Arc<Mutex<Vec<DbError>>>,
     driver: JoinHandle<()>,
 }
@@ -134,16 +133,7 @@ impl Link {
                 }
             }
         });
-        let mut link = Self { client, pid: 0, notices, driver };
-        let pid = link.value("ask for the backend's pid", "SELECT pg_backend_pid()", limit).await?;
-        link.pid = parse("ask for the backend's pid", &pid)?;
-        Ok(link)
-    }
-
-    /// The server process of this connection.
-    #[must_use]
-    pub const fn pid(&self) -> i32 {
-        self.pid
+        Ok(Self { client, notices, driver })
     }
 
     /// Whether the connection is known to be gone.

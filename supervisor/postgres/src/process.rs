@@ -333,6 +333,9 @@ pub fn walreceivers_of(pid: i32) -> Result<Vec<i32>, ProcessError> {
     receivers(&procfs::children_by_parent(pid).map_err(system)?)
 }
 
+/// How large the server's log may grow when nothing else is said.
+pub const LOG_BYTES: u64 = 16 << 20;
+
 /// Cuts the log down when it has grown beyond `max_bytes`: its content moves to `….1` (replacing that one) and the
 /// file starts anew. The server keeps writing to the same open file, which appends, so nothing needs restarting; lines
 /// written during the copy may be lost. Returns whether it was cut.
@@ -361,7 +364,7 @@ fn open_log(log: &Path, max_bytes: u64) -> Result<File, FsError> {
     if let Some(dir) = log.parent() {
         create_dir_private(dir)?;
     }
-    bound_log(log, if max_bytes == 0 { 16 << 20 } else { max_bytes })?;
+    bound_log(log, if max_bytes == 0 { LOG_BYTES } else { max_bytes })?;
     OpenOptions::new().append(true).create(true).mode(0o600).open(log).map_err(FsError::at("open", log))
 }
 

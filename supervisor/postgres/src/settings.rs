@@ -2,7 +2,7 @@
 
 use crate::{
     conf_text::{TextError, assignment, conninfo, identifier, pass_line},
-    fsio::{FsError, Written, read_text, write_atomic},
+    fsio::{FsError, Written, read_text, replace, write_atomic},
     layout::Layout,
     version::Version,
 };
@@ -291,6 +291,8 @@ impl Settings {
             ("wal_log_hints", "on".to_owned()),
             ("wal_level", self.wal_level.clone()),
             ("max_wal_senders", self.max_wal_senders.to_string()),
+            // Clients that gave up leave their backends waiting for a standby; the agent must get in nevertheless.
+            ("superuser_reserved_connections", "10".to_owned()),
             ("max_replication_slots", self.max_replication_slots.to_string()),
             ("wal_keep_size", format!("{}MB", self.wal_keep_size_mb)),
             ("max_slot_wal_keep_size", mb_or_unbounded(self.max_slot_wal_keep_size_mb)),
@@ -310,6 +312,13 @@ impl Settings {
             ours.push(("allow_alter_system", "off".to_owned()));
         }
         ours
+    }
+
+    /// Renders and replaces `pgvigil.conf` for a running server, or one about to be started; not flushed, see
+    /// [`crate::fsio::replace`].
+    pub fn replace(&self, version: Version, layout: &Layout) -> Result<Written, SettingsError> {
+        let text = self.render(version, layout)?;
+        Ok(replace(&layout.pgvigil_conf(), text.as_bytes(), 0o600)?)
     }
 
     /// Renders and writes `pgvigil.conf` durably.
@@ -345,14 +354,13 @@ fn with_include(old: &str) -> String {
     text
 }
 
-/// Writes the upstream's password durably where libpq reads it at connect time, or empties that file: `None` is the
+/// Writes the upstream's password where libpq reads it at connect time, or empties that file durably: `None` is the
 /// seal's "no walreceiver can authenticate any more".
 pub fn write_pass_file(layout: &Layout, credentials: Option<(&str, &str)>) -> Result<Written, SettingsError> {
-    let text = match credentials {
-        Some((user, password)) => pass_line(user, password)?,
-        None => String::new(),
-    };
-    Ok(write_atomic(&layout.pass_file(), text.as_bytes(), 0o600)?)
+    Ok(match credentials {
+        Some((user, password)) => replace(&layout.pass_file(), pass_line(user, password)?.as_bytes(), 0o600)?,
+        None => write_atomic(&layout.pass_file(), b"", 0o600)?,
+    })
 }
 
 #[cfg(test)]

@@ -152,7 +152,10 @@ impl<'a> Reader<'a> {
         // Each round begins one page further on, after a record that was overwritten by a crash.
         'restart: loop {
             let page_at = at / PAGE * PAGE;
-            let page = match self.page(page_at, prefer)? {
+            // A fork lies between two records: all of this one is in the files of its first byte's owner, or in copies
+            // of newer timelines. An older timeline's file may hold other bytes there, from beyond its own end.
+            let owner = self.history.owner_of_end(Lsn(at + 1));
+            let page = match self.page(page_at, owner, prefer)? {
                 Ok(page) => page,
                 Err(reason) => return Ok(Found::End(reason)),
             };
@@ -181,7 +184,7 @@ impl<'a> Reader<'a> {
             let mut next_page = page_at;
             while record.missing() > 0 {
                 next_page += PAGE;
-                let page = match self.page(next_page, prefer)? {
+                let page = match self.page(next_page, owner, prefer)? {
                     Ok(page) => page,
                     Err(reason) => return Ok(Found::End(reason)),
                 };
@@ -222,7 +225,8 @@ impl<'a> Reader<'a> {
     pub(crate) fn record_before(&mut self, at: Lsn, prefer: Prefer) -> Result<Option<Lsn>, WalError> {
         let mut page_at = at.0.saturating_sub(1) / PAGE * PAGE;
         loop {
-            match self.page(page_at, prefer)? {
+            let owner = self.history.owner_of_end(at.min(Lsn(page_at + PAGE)));
+            match self.page(page_at, owner, prefer)? {
                 Ok(page) => {
                     let continued = page.flags & FIRST_IS_CONTRECORD != 0;
                     let skip = if continued { align8(u64::from(page.rem_len)) } else { 0 };
@@ -239,11 +243,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The page at `at`, with a valid header, or why there is none.
-    fn page(&mut self, at: u64, prefer: Prefer) -> Result<Result<Page<'_>, &'static str>, WalError> {
+    /// The page at `at` as the timeline `of` or a newer one has it, with a valid header, or why there is none.
+    fn page(&mut self, at: u64, of: TimelineId, prefer: Prefer) -> Result<Result<Page<'_>, &'static str>, WalError> {
         let format = self.format;
         let owner = self.history.owner_of_end(Lsn(at + 1));
-        let Some(path) = self.segment(at, owner, prefer)? else { return Ok(Err(NO_SEGMENT)) };
+        let Some(path) = self.segment(at, of, prefer)? else { return Ok(Err(NO_SEGMENT)) };
         let Some(bytes) = self.bytes(&path, at)? else { return Ok(Err("the segment ends early")) };
         let long = at.is_multiple_of(format.segment_size);
         let flags = u16_at(bytes, 2);

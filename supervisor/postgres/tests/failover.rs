@@ -9,10 +9,14 @@ use pgvigil_postgres::{
     clone::OldData,
     history_files,
     layout::segment_name,
+    position,
     rewind::{RewindPlan, rewind},
     seal,
 };
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::FileExt,
+    time::{Duration, Instant},
+};
 
 fn rule(k: u16, names: &[&str]) -> SyncRule {
     SyncRule::Any { k, names: names.iter().map(|name| (*name).to_owned()).collect() }
@@ -276,3 +280,70 @@ pg_test!(
         assert!(receiver.flushed_lsn > Some(Lsn::ZERO));
     }
 );
+
+pg_test!(
+    /// Found by the bench (a frozen primary that came back): a segment in which a timeline ends goes on with bytes that
+    /// belong to no later timeline. Neither may a diverged tail count as the new timeline's, nor may it hide what the
+    /// new timeline has.
+    bytes_beyond_a_fork_in_the_old_timelines_file_are_never_the_new_ones,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        // The fork is to lie near the beginning of a page, so that what follows it begins in the same one.
+        a.sql("CREATE TABLE t (a int)").await;
+        a.sql("SELECT pg_switch_wal()").await;
+        a.sql("INSERT INTO t VALUES (0)").await;
+        a.wait_caught_up(&b).await;
+        let (one, two) = (TimelineId(1), TimelineId(2));
+        let version = a.instance.binaries.version();
+        seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let fork = b.promote(two).await.fork;
+        a.sql("INSERT INTO t VALUES (1)").await;
+        b.sql("CHECKPOINT").await;
+        b.sql("INSERT INTO t VALUES (2)").await;
+        let mut found = Vec::new();
+        for node in [&a, &b] {
+            node.instance.kill().await.unwrap();
+            let control = node.instance.control_file().await.unwrap();
+            let end = position::of_stopped(&node.instance.layout, &control, version).unwrap();
+            found.push((control, end.timeline(), end.end()));
+        }
+        let [(control_a, of_a, end_a), (control_b, of_b, end_b)] = found.try_into().unwrap();
+        assert_eq!((of_a, of_b), (one, two));
+        let page = |lsn: Lsn| lsn.0 / 8192;
+        assert!(end_a > fork && page(end_a) == page(fork), "{end_a} {fork}");
+        assert!(control_b.redo > fork && page(control_b.redo) == page(fork), "{} {fork}", control_b.redo);
+
+        // The old primary hears of the new timeline's history, not of its WAL: its tail remains its own.
+        let (from, to) = (a.instance.layout.pg_wal(), b.instance.layout.pg_wal());
+        std::fs::copy(to.join("00000002.history"), from.join("00000002.history")).unwrap();
+        let format = position::wal_format(&control_a, version).unwrap();
+        let known = position::Known { redo: control_a.redo, timeline: one };
+        let running = position::of_running(&from, format, known, end_a).unwrap();
+        assert_eq!((running.timeline(), running.end()), (one, end_a));
+        let stopped = position::of_stopped(&a.instance.layout, &control_a, version).unwrap();
+        assert_eq!((stopped.timeline(), stopped.end()), (one, end_a));
+
+        // The new primary's old segment holds another record where its last checkpoint began.
+        let segment = to.join(segment_name(1, fork.0 / format.segment_size, format.segment_size));
+        let file = std::fs::OpenOptions::new().write(true).open(segment).unwrap();
+        file.write_all_at(&short_record(control_b.redo), control_b.redo.0 % format.segment_size).unwrap();
+        let stopped = position::of_stopped(&b.instance.layout, &control_b, version).unwrap();
+        assert_eq!((stopped.timeline(), stopped.end()), (two, end_b));
+    }
+);
+
+/// A valid record of 26 bytes at `at`: what a tail of another history may well hold there.
+fn short_record(at: Lsn) -> Vec<u8> {
+    let data = [0xFF, 0];
+    let mut record = Vec::new();
+    record.extend_from_slice(&26_u32.to_le_bytes());
+    record.extend_from_slice(&0_u32.to_le_bytes());
+    record.extend_from_slice(&(at.0 - 8).to_le_bytes());
+    record.extend_from_slice(&[0, 10, 0, 0]);
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&data), &record);
+    record.extend_from_slice(&checksum.to_le_bytes());
+    record.extend_from_slice(&data);
+    record
+}

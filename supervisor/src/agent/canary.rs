@@ -2,7 +2,7 @@
 
 use super::{right::Renewal, shared::Shared};
 use crate::clock;
-use pgvigil_core::{local::LocalPostgres, time::Time};
+use pgvigil_core::{id::Epoch, local::LocalPostgres, time::Time};
 use pgvigil_postgres::{Beat, Canary};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -18,13 +18,13 @@ pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
             let pause = shared.agreed().map_or(250, |agreed| agreed.settings.canary_ms);
             let due = tokio::time::Instant::now() + Duration::from_millis(pause);
             match serving(&shared) {
-                Some((pid, k)) => {
+                Some((pid, epoch)) => {
                     if canary.as_ref().is_none_or(|(of, _)| *of != pid) {
                         let endpoint = shared.lock().endpoint.clone();
                         canary = Some((pid, Canary::new(endpoint, shared.me().as_str())));
                     }
                     if let Some((_, canary)) = canary.as_mut() {
-                        beat(&shared, canary, Duration::from_millis(pause), k, &renewals).await;
+                        beat(&shared, canary, Duration::from_millis(pause), epoch, &renewals).await;
                     }
                 }
                 None => canary = None,
@@ -34,8 +34,9 @@ pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
     });
 }
 
-/// The postmaster and k, when this member is the primary of a reign whose setting is in force.
-fn serving(shared: &Shared) -> Option<(i32, u32)> {
+/// The postmaster and the epoch, when this member is the primary of a reign whose setting is in force. With k = 0 a
+/// canary proves nothing (history B6): there is none.
+fn serving(shared: &Shared) -> Option<(i32, Epoch)> {
     let agreed = shared.agreed()?;
     let reign = agreed.reign()?;
     let inner = shared.lock();
@@ -45,10 +46,16 @@ fn serving(shared: &Shared) -> Option<(i32, u32)> {
     let in_force = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reign.epoch && f.version.is_some());
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
     let pid = inner.postmaster.as_ref()?.pid();
-    (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, k))
+    (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, reign.epoch))
 }
 
-async fn beat(shared: &Shared, canary: &mut Canary, wait: Duration, k: u32, renewals: &mpsc::UnboundedSender<Renewal>) {
+async fn beat(
+    shared: &Shared,
+    canary: &mut Canary,
+    wait: Duration,
+    epoch: Epoch,
+    renewals: &mpsc::UnboundedSender<Renewal>,
+) {
     match canary.beat(wait).await {
         Ok(Beat::Acknowledged { began_ms, lsn, took }) => {
             let mut inner = shared.lock();
@@ -62,10 +69,7 @@ async fn beat(shared: &Shared, canary: &mut Canary, wait: Duration, k: u32, rene
             }
             drop(inner);
             shared.problem("canary", None);
-            // With k = 0 a canary proves nothing (history B6).
-            if k >= 1 {
-                renewals.send(Renewal::Canary { began_at: Time(began_ms) }).ok();
-            }
+            renewals.send(Renewal::Canary { epoch, began_at: Time(began_ms) }).ok();
         }
         Ok(Beat::Pending { began_ms }) => {
             let waiting = clock::now().since(Time(began_ms));

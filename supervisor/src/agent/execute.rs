@@ -37,6 +37,7 @@ pub async fn act(shared: &Arc<Shared>, action: Action) -> anyhow::Result<()> {
             serve::configure(shared, epoch, &setting, version, door_open).await
         }
         Action::Promote { epoch, timeline } => serve::promote(shared, epoch, timeline).await,
+        Action::Checkpoint { epoch } => serve::checkpoint(shared, epoch).await,
         Action::CarryOn { epoch } => serve::carry_on(shared, epoch).await,
         Action::Prove { epoch, setting, version } => prove::prove(shared, epoch, &setting, version).await,
         Action::StartStandby { epoch, following } => standby::start(shared, epoch, following.as_ref()).await,
@@ -62,6 +63,7 @@ pub const fn name(action: &Action) -> &'static str {
         Action::Promote { .. } => "promote",
         Action::CarryOn { .. } => "carry on",
         Action::Prove { .. } => "prove the rule",
+        Action::Checkpoint { .. } => "checkpoint",
         Action::StartStandby { .. } => "start as standby",
         Action::Follow { .. } => "follow",
         Action::Rewind { .. } => "rewind",
@@ -70,12 +72,18 @@ pub const fn name(action: &Action) -> &'static str {
     }
 }
 
-/// Refuses an act of an epoch older than the promise; promises a newer one first. Keeps S5.
-fn obey(shared: &Shared, epoch: Epoch) -> anyhow::Result<()> {
+/// Refuses an act of an epoch older than the promise. Keeps S5.
+fn not_over(shared: &Shared, epoch: Epoch) -> anyhow::Result<()> {
     let promised = shared.lock().local.promise.epoch;
     if epoch < promised {
         bail!("epoch {epoch} is over: epoch {promised} was promised");
     }
+    Ok(())
+}
+
+/// Refuses an act of an epoch older than the promise; promises a newer one first. Keeps S5.
+fn obey(shared: &Shared, epoch: Epoch) -> anyhow::Result<()> {
+    not_over(shared, epoch)?;
     shared.promise(|promise| promise.epoch = epoch).context("cannot write the promise")
 }
 

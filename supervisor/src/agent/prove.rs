@@ -1,7 +1,11 @@
 //! The proof that a setting is held by every walsender and confirmed by k of S (protocol review, D3). Keeps S1.
 //!
 //! (a) a new connection shows the setting; (b) then a marker is written; (c) every walsender that existed at (a) has
-//! itself reported flush ≥ marker, or is gone; (d) k of S have flushed ≥ marker.
+//! itself reported flush ≥ marker, or is gone; (d) k of S have flushed all that was flushed here when (c) was seen.
+//!
+//! Not the marker alone, as the review has it: until (c) a walsender that has not reloaded may release a commit beyond
+//! the marker by its own old rule, and k of the new S need not have that commit (found by the model,
+//! `proof-of-marker-only`: 15 steps to a lost commit).
 
 use super::{execute, shared::Shared};
 use anyhow::{Context, bail};
@@ -11,7 +15,11 @@ use pgvigil_core::{
     lsn::Lsn,
     rule::Setting,
 };
-use pgvigil_postgres::{Link, canary::marker, link::fresh_value};
+use pgvigil_postgres::{
+    Link,
+    canary::marker,
+    link::{fresh_value, parse},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -43,7 +51,7 @@ pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, versio
     }
     let before: BTreeSet<i32> = link.walsenders(STATEMENT).await?.into_iter().map(|(pid, _, _)| pid).collect();
     let marker = marker(&endpoint, STATEMENT).await?;
-    let flushed = wait(shared, &link, epoch, setting, &before, marker).await?;
+    let (marker, flushed) = wait(shared, &link, epoch, setting, &before, marker).await?;
     let mut inner = shared.lock();
     inner.records.push(marker);
     inner.records.sort_unstable();
@@ -63,25 +71,31 @@ async fn wait(
     setting: &Setting,
     before: &BTreeSet<i32>,
     marker: Lsn,
-) -> anyhow::Result<BTreeSet<MemberKey>> {
+) -> anyhow::Result<(Lsn, BTreeSet<MemberKey>)> {
     let began = tokio::time::Instant::now();
     let keys: BTreeMap<String, &MemberKey> = setting.cohort.iter().map(|key| (key.sync_name(epoch), key)).collect();
     let mut ended = false;
+    let mut end: Option<Lsn> = None;
     loop {
         let senders = link.walsenders(STATEMENT).await?;
-        let there = |flush: &Option<Lsn>| flush.is_some_and(|flush| flush >= marker);
         let behind: Vec<i32> = senders
             .iter()
-            .filter(|(pid, _, flush)| before.contains(pid) && !there(flush))
+            .filter(|(pid, _, flush)| before.contains(pid) && flush.is_none_or(|flush| flush < marker))
             .map(|(pid, _, _)| *pid)
             .collect();
+        if behind.is_empty() && end.is_none() {
+            // From here on nobody releases anything by an older rule; what was released so far lies before this.
+            end = Some(flushed_here(link).await?);
+        }
         let flushed: BTreeSet<MemberKey> = senders
             .iter()
-            .filter(|(_, _, flush)| there(flush))
+            .filter(|(_, _, flush)| flush.is_some_and(|flush| flush >= end.unwrap_or(marker)))
             .filter_map(|(_, name, _)| keys.get(name).map(|key| (*key).clone()))
             .collect();
-        if behind.is_empty() && setting.satisfied_by(&flushed) {
-            return Ok(flushed);
+        if let Some(end) = end
+            && setting.satisfied_by(&flushed)
+        {
+            return Ok((end, flushed));
         }
         if began.elapsed() > STUCK && !ended && setting.satisfied_by(&flushed) {
             ended = true;
@@ -98,4 +112,10 @@ async fn wait(
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// How far WAL is flushed on this primary now.
+async fn flushed_here(link: &Link) -> anyhow::Result<Lsn> {
+    const WHAT: &str = "read the flushed position";
+    Ok(parse(WHAT, &link.value(WHAT, "SELECT pg_current_wal_flush_lsn()", STATEMENT).await?)?)
 }

@@ -43,7 +43,8 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
         activity: inner.activity.clone(),
         problems: inner.problems.values().cloned().collect(),
         needs_new_incarnation: inner.needs_new_incarnation.clone(),
-        restarted: inner.local.restarted,
+        was_member: inner.was_member,
+        restarted: inner.local.promise.restarted,
         discarded_wal: inner.discarded.clone(),
     })
 }
@@ -104,6 +105,7 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
         promotion: inner.slow.as_ref().and(inner.local.promise.promotion),
         system_identifier: inner.slow.as_ref().map(|slow| slow.system_identifier).unwrap_or_default(),
         door_open: inner.local.in_force.as_ref().is_some_and(|f| f.door_open),
+        checkpoint_age_ms: inner.local.checkpointed_at.map(|at| now.since(at)),
         setting_in_force: inner.local.in_force.as_ref().and_then(|f| f.version),
         proof: inner.proof.clone(),
         canary: CanaryReport {

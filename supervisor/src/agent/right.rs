@@ -2,21 +2,26 @@
 //! is the right longer. Keeps S3.
 
 use super::shared::Shared;
-use pgvigil_core::{local::LocalPostgres, time::Time};
+use crate::clock;
+use pgvigil_core::{id::Epoch, lease::Right, local::LocalPostgres, time::Time};
 use pgvigil_postgres::GuardClient;
 use std::{process::Stdio, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
-/// Something that makes the right longer.
+/// Something that makes the right longer, for the reign of one epoch only.
 #[derive(Clone, Copy, Debug)]
 pub enum Renewal {
     /// The leader renewed the lease in answer to a heartbeat sent then.
     Lease {
+        /// Of which epoch the heartbeat spoke.
+        epoch: Epoch,
         /// When.
         sent_at: Time,
     },
     /// A canary under a rule of k ≥ 1 that began then was acknowledged.
     Canary {
+        /// Under which epoch's rule it began.
+        epoch: Epoch,
         /// When.
         began_at: Time,
     },
@@ -49,19 +54,38 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             news.push(more);
         }
         let Some(agreed) = shared.agreed() else { continue };
-        let mut right = shared.lock().local.right;
-        for renewal in news {
-            match renewal {
-                Renewal::Lease { sent_at } => right.renewed_sent_at = right.renewed_sent_at.max(Some(sent_at)),
-                Renewal::Canary { began_at } => right.canary_began_at = right.canary_began_at.max(Some(began_at)),
-                Renewal::Revoked => right = pgvigil_core::lease::Right::default(),
+        let (right, reigned) = {
+            let inner = shared.lock();
+            let mut right = inner.local.right;
+            for renewal in news {
+                match renewal {
+                    Renewal::Lease { epoch, sent_at } if inner.local.reigns_in(epoch) => {
+                        right.renewed_sent_at = right.renewed_sent_at.max(Some(sent_at));
+                    }
+                    Renewal::Canary { epoch, began_at } if inner.local.reigns_in(epoch) => {
+                        right.canary_began_at = right.canary_began_at.max(Some(began_at));
+                    }
+                    // Granted for a reign that is over here.
+                    Renewal::Lease { .. } | Renewal::Canary { .. } => {}
+                    Renewal::Revoked => right = Right::default(),
+                }
             }
-        }
+            (right, inner.local.promise.reigned)
+        };
         let serves = serves(&shared);
         let until = right.until(&agreed.settings);
+        if agreed.paused.is_none() && until.is_some_and(|until| until <= clock::now()) {
+            // Too late to be guarded: this process was paused. The worker fences, the guard has done so already.
+            shared.lock().local.right = right;
+            shared.work.notify_one();
+            continue;
+        }
         if tell(&shared, &mut guard, serves, agreed.paused.is_some(), until).await {
             let mut inner = shared.lock();
-            inner.local.right = right;
+            // Fenced while the guard was being told: the fence's own word is on its way here and disarms it.
+            if until.is_none() || inner.local.reigns_in(reigned) {
+                inner.local.right = right;
+            }
             inner.guarded_until = until;
             inner.guard_armed = true;
             drop(inner);

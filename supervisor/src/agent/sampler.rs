@@ -5,6 +5,7 @@ use crate::clock;
 use pgvigil_core::{
     id::TimelineId,
     local::{InForce, LocalPostgres, Running},
+    reign::ElectionKind,
     report::Adoptable,
     time::Time,
 };
@@ -12,6 +13,7 @@ use pgvigil_postgres::{
     ControlFile, Endpoint, Link, Postmaster, Sample,
     datadir::{self, Content},
     drift, hba,
+    process::{LOG_BYTES, bound_log},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +21,9 @@ use std::{sync::Arc, time::Duration};
 const LIMIT: Duration = Duration::from_millis(1_500);
 /// Between two slow samples, in fast ones.
 const SLOW_EVERY: u64 = 40;
+
+/// Between two samples while a primary drains, in milliseconds.
+const DRAINING_MS: u64 = 5;
 
 /// Starts the sampler.
 pub fn start(shared: Arc<Shared>) {
@@ -28,13 +33,23 @@ pub fn start(shared: Arc<Shared>) {
         loop {
             round(&shared, &mut link, count).await;
             count += 1;
-            let pause = shared.agreed().map_or(200, |agreed| agreed.settings.heartbeat_ms * 4 / 5);
+            let pause = pause(&shared);
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(pause)) => {}
                 () = shared.look.notified() => {}
             }
         }
     });
+}
+
+/// Milliseconds to the next look: short while a standby waits for the last WAL of a primary that stops, since writes
+/// stand still meanwhile.
+fn pause(shared: &Shared) -> u64 {
+    let Some(agreed) = shared.agreed() else { return 200 };
+    let planned = agreed.election.as_ref().is_some_and(|e| matches!(e.kind, ElectionKind::Switchover { .. }));
+    let inner = shared.lock();
+    let receives = matches!(&inner.local.postgres, LocalPostgres::Running(running) if running.streaming);
+    if planned && receives { DRAINING_MS } else { agreed.settings.heartbeat_ms * 4 / 5 }
 }
 
 async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64) {
@@ -65,7 +80,14 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
     match open.sample(LIMIT).await {
         Ok(sample) => {
             shared.problem("connect", None);
+            let held = sample.in_recovery && sample.replay_paused;
             take(shared, sample, began, pid);
+            if held {
+                undercut(shared, open).await;
+            }
+            if shared.lock().names_astray {
+                mend_drift(shared);
+            }
         }
         Err(error) => {
             *link = None;
@@ -88,6 +110,30 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
             shared.problem("slots", (!lost.is_empty()).then_some(text));
         }
         mend_drift(shared);
+        let log = shared.layout.log_file();
+        // A server that runs for a year, or one that complains twenty times a second, must not fill the disk.
+        let bounded = tokio::task::spawn_blocking(move || bound_log(&log, LOG_BYTES)).await;
+        let failed = bounded.ok().and_then(Result::err);
+        shared.problem("log", failed.map(|error| format!("PostgreSQL's log cannot be kept small: {error}")));
+    }
+}
+
+/// Replay stands still: because somebody paused it, or because the primary was restarted with larger settings than this
+/// standby runs with (an adopted one, or one whose configuration was changed before its restart).
+async fn undercut(shared: &Arc<Shared>, link: &Link) {
+    let (binaries, dir) = (shared.binaries.clone(), shared.layout.data_dir.clone());
+    let Ok(Ok(control)) = tokio::task::spawn_blocking(move || ControlFile::read(&binaries, &dir)).await else { return };
+    for (name, floor) in control.floors.by_name() {
+        let Ok(runs_with) = link.setting(name, LIMIT).await else { return };
+        if runs_with.parse::<u32>().is_ok_and(|value| value < floor) {
+            let why = format!("its replay stands still: it runs with {name} = {runs_with}, its primary with {floor}");
+            let fresh = shared.lock().local.restart_due.replace(why.clone()).is_none();
+            if fresh {
+                tracing::warn!(member = %shared.me(), "{why}; it is restarted");
+                shared.work.notify_one();
+            }
+            return;
+        }
     }
 }
 
@@ -138,11 +184,11 @@ fn find(shared: &Arc<Shared>) {
 fn stopped(shared: &Shared) -> LocalPostgres {
     let inner = shared.lock();
     match &inner.local.postgres {
-        already @ LocalPostgres::Stopped { .. } => already.clone(),
         _ if inner.local.marker.is_none() => LocalPostgres::Unusable {
             why: "a stopped PostgreSQL without pgvigil's mark: start it to have it adopted, or move its data directory away"
                 .to_owned(),
         },
+        already @ LocalPostgres::Stopped { .. } => already.clone(),
         _ => {
             // Found stopped by an agent that has just started: how it ended is read from its control file.
             let clean = ControlFile::read(&shared.binaries, &shared.layout.data_dir).is_ok_and(|c| c.state.is_clean());
@@ -217,8 +263,12 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     };
     let running = running(&sample, before.as_ref(), began);
     if sample.in_recovery {
+        // What a primary complained of is over when it is one no more.
+        inner.problems.remove("canary");
         if inner.flush_seen.is_none_or(|(lsn, _)| lsn != running.flush_lsn) {
-            inner.flush_seen = Some((running.flush_lsn, began));
+            // Its answer's time, not its beginning: what came in between may belong to a canary that began in between,
+            // and the successor's door must outwait that one too (found by the model, `quiet-from-beginning`). Keeps S3.
+            inner.flush_seen = Some((running.flush_lsn, clock::now()));
         }
     } else if let Some(agreed) = shared.agreed.borrow().as_ref()
         && let Some(rule) = agreed.newest_rule()
@@ -235,8 +285,7 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
         };
     }
     let changed = before.as_ref().is_none_or(|b| {
-        (b.in_recovery, b.timeline, b.streaming, b.walreceiver)
-            != (running.in_recovery, running.timeline, running.streaming, running.walreceiver)
+        (b.in_recovery, b.timeline, b.streaming) != (running.in_recovery, running.timeline, running.streaming)
     });
     let senders_changed = !sample.in_recovery
         && inner.sample.as_ref().is_none_or(|(old, _)| {
@@ -262,10 +311,13 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
 /// The setting in force is looked at with every sample: changed under our feet, it is put back.
 fn check_names(inner: &mut Inner, sample: &Sample) {
     let Some(in_force) = inner.local.in_force.as_mut() else { return };
-    if sample.in_recovery || in_force.version.is_none() {
+    let other = inner.names_in_force.as_ref().is_some_and(|names| *names != sample.sync_names);
+    if sample.in_recovery || in_force.version.is_none() || inner.local.busy || !other {
+        inner.names_astray = false;
         return;
     }
-    if inner.names_in_force.as_ref().is_some_and(|names| *names != sample.sync_names) {
+    // A sample that began before a change of our own was done shows the value before: two in a row do not.
+    if std::mem::replace(&mut inner.names_astray, true) {
         let text = format!("synchronous_standby_names was changed by hand to {:?}; it is put back", sample.sync_names);
         tracing::error!("{text}");
         inner.problems.insert("drift", text);
@@ -290,7 +342,6 @@ fn running(sample: &Sample, before: Option<&Running>, now: Time) -> Running {
         timeline: timeline.or_else(|| before.map(|b| b.timeline)).unwrap_or(TimelineId(0)),
         flush_lsn,
         streaming,
-        walreceiver: sample.receiver.is_some(),
         wal_moved_at: if moved { now } else { before.map_or(now, |b| b.wal_moved_at) },
     }
 }
@@ -317,7 +368,13 @@ fn mend_drift(shared: &Shared) {
         return;
     }
     match drift::find(&shared.layout) {
-        Ok(found) if found.is_empty() => {}
+        Ok(found) if found.is_empty() => {
+            let put_back = shared.lock().local.in_force.as_ref().is_none_or(|f| f.version.is_some());
+            let standby = matches!(&shared.lock().local.postgres, LocalPostgres::Running(r) if r.in_recovery);
+            if put_back || standby {
+                shared.problem("drift", None);
+            }
+        }
         Ok(found) => {
             let names = found.iter().map(|d| format!("{} = {:?}", d.name, d.value)).collect::<Vec<_>>().join(", ");
             let text = match drift::remove(&shared.layout) {

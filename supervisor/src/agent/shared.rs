@@ -22,8 +22,8 @@ use pgvigil_core::{
     time::Time,
 };
 use pgvigil_postgres::{
-    Binaries, DirLock, Endpoint, Layout, Postmaster, Sample, SlowSample, boottime_ms, hba::Access, lock::LockError,
-    version::BinariesError,
+    Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, hba::Access,
+    lock::LockError, version::BinariesError,
 };
 use std::{
     path::PathBuf,
@@ -40,6 +40,20 @@ pub enum StartError {
     /// PostgreSQL's programs.
     #[error(transparent)]
     Binaries(#[from] BinariesError),
+    /// PostgreSQL's programs for the data directory that is there.
+    #[error(
+        "{} is of PostgreSQL {major}, and programs of that version are needed: {source}. Install them, or name their \
+         directory as member.bin_dir",
+        data_dir.display()
+    )]
+    Major {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// What its PG_VERSION says.
+        major: u16,
+        /// Where programs were looked for.
+        source: BinariesError,
+    },
     /// The configuration's files.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -111,7 +125,7 @@ pub struct Inner {
     pub sample: Option<(Sample, Time)>,
     /// The newest slow sample.
     pub slow: Option<SlowSample>,
-    /// A standby's flushed position and the beginning of the first sample that showed it.
+    /// A standby's flushed position and when the first sample that showed it had come in.
     pub flush_seen: Option<(Lsn, Time)>,
     /// Ends of records of canaries and markers, newest last: what a standby's flushed position is measured against.
     pub records: Vec<Lsn>,
@@ -145,17 +159,26 @@ pub struct Inner {
     pub quiet_since: Option<Time>,
     /// The value of `synchronous_standby_names` that was last put in force.
     pub names_in_force: Option<String>,
+    /// The newest sample showed another value than that.
+    pub names_astray: bool,
     /// PostgreSQL was started with its recovery pinned to one timeline.
     pub pinned: bool,
+    /// The agreed state has named this member since this process began.
+    pub was_member: bool,
     /// PostgreSQL was stopped by us: its end is no crash.
     pub stopping: bool,
+    /// The connection that showed an appointee its new settings, for the promotion that follows at once.
+    pub proven_link: Option<Link>,
 }
 
 impl Shared {
     /// Reads everything that must be known before the first act.
     pub fn new(config: &Config, member: &MemberConfig, consensus: Option<Consensus>) -> Result<Self, StartError> {
         let major = pgvigil_postgres::datadir::major_version(&member.data_dir).ok().flatten();
-        let binaries = Binaries::find_major(member.bin_dir.as_deref(), major)?;
+        let binaries = Binaries::find_major(member.bin_dir.as_deref(), major).map_err(|source| match major {
+            Some(major) => StartError::Major { data_dir: member.data_dir.clone(), major, source },
+            None => StartError::Binaries(source),
+        })?;
         let agent_dir = config.node.state_dir.join("agent");
         let promise_file = PromiseFile::new(&agent_dir)?;
         let layout = Layout::new(&member.data_dir, &agent_dir);
@@ -188,8 +211,9 @@ impl Shared {
             canary_waiting_ms: 0,
             standbys_enough_since: None,
             proven: None,
+            checkpointed_at: None,
             busy: false,
-            restarted: 0,
+            restart_due: None,
         };
         let inner = Inner {
             local,
@@ -214,8 +238,11 @@ impl Shared {
             can_stream: false,
             quiet_since: None,
             names_in_force: None,
+            names_astray: false,
             pinned: false,
+            was_member: false,
             stopping: false,
+            proven_link: None,
         };
         Ok(Self {
             cluster: config.cluster.clone(),
@@ -245,6 +272,16 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether PostgreSQL runs here as a primary, or may come up as one.
+    #[must_use]
+    pub fn runs_as_primary(&self) -> bool {
+        match &self.lock().local.postgres {
+            LocalPostgres::Running(running) => !running.in_recovery,
+            LocalPostgres::Starting => true,
+            _ => false,
+        }
+    }
+
     /// The member's name.
     #[must_use]
     pub const fn me(&self) -> &MemberId {
@@ -259,6 +296,7 @@ impl Shared {
 
     /// Takes in agreed state, unless it is older than what is held. Keeps S5.
     pub fn learn(&self, state: ClusterState) {
+        let named = state.members.get(self.me()).is_some_and(|member| member.spec.node == self.node);
         let mut election = None;
         let newer = self.agreed.send_if_modified(|held| {
             let newer = held.as_ref().is_none_or(|held| held.revision < state.revision);
@@ -275,8 +313,12 @@ impl Shared {
         if !newer {
             return;
         }
+        if named {
+            self.lock().was_member = true;
+        }
         if let Some(election) = election {
             self.lock().local.election_since = election.map(|_| clock::now());
+            self.look.notify_one();
         }
         self.work.notify_one();
     }
@@ -315,11 +357,13 @@ impl Shared {
     pub fn forget_running(&self, crashed: bool) {
         let mut inner = self.lock();
         inner.postmaster = None;
+        inner.proven_link = None;
         inner.sample = None;
         inner.canary_waiting_since = None;
         inner.local.canary_waiting_ms = 0;
         inner.local.standbys_enough_since = None;
         inner.local.in_force = None;
+        inner.local.restart_due = None;
         inner.local.proven = None;
         inner.proof = None;
         inner.local.postgres = LocalPostgres::Stopped { crashed };

@@ -4,7 +4,8 @@ use super::{report, right::Renewal, shared::Shared};
 use crate::{clock, controller::service::LEADER_KEY};
 use futures::StreamExt;
 use pgvigil_core::{
-    report::{Answer, WIRE_FORMAT},
+    id::Epoch,
+    report::{Answer, PostgresReport, WIRE_FORMAT},
     time::Time,
 };
 use pgvigil_proto::v1::{AgentFrame, LeaderFrame, agents_client::AgentsClient};
@@ -22,6 +23,15 @@ const RETRY: Duration = Duration::from_millis(30);
 const REMEMBERED: usize = 64;
 /// A leader that does not answer a heartbeat for this many heartbeat intervals is left.
 const PATIENCE_BEATS: u64 = 4;
+
+/// A heartbeat that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Beat {
+    seq: u64,
+    at: Time,
+    /// The epoch as whose primary it spoke.
+    reigning: Option<Epoch>,
+}
 
 /// Starts the uplink, and the shorter way for a process that is a voter itself: its own applied state is agreed too.
 pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
@@ -84,7 +94,7 @@ async fn channel(address: &str) -> Result<Channel, Status> {
 async fn attend(shared: &Arc<Shared>, address: &str, renewals: &mpsc::UnboundedSender<Renewal>) -> Result<(), Status> {
     let mut client = AgentsClient::new(channel(address).await?).max_decoding_message_size(64 << 20);
     let (frames, outgoing) = mpsc::channel::<AgentFrame>(4);
-    let mut sent: VecDeque<(u64, Time)> = VecDeque::new();
+    let mut sent: VecDeque<Beat> = VecDeque::new();
     let mut seq = 0;
     beat(shared, &frames, &mut seq, &mut sent).await?;
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
@@ -116,8 +126,8 @@ async fn attend(shared: &Arc<Shared>, address: &str, renewals: &mpsc::UnboundedS
 use pgvigil_consensus::{Consensus, Leadership};
 
 /// The next heartbeat is due an interval after the last one that was due, not after the last answer.
-fn next_beat(beat_ms: u64, sent: &VecDeque<(u64, Time)>) -> Duration {
-    let last = sent.back().map_or(Time(0), |(_, at)| *at);
+fn next_beat(beat_ms: u64, sent: &VecDeque<Beat>) -> Duration {
+    let last = sent.back().map_or(Time(0), |beat| beat.at);
     Duration::from_millis(last.plus(beat_ms).since(clock::now()))
 }
 
@@ -139,16 +149,18 @@ async fn beat(
     shared: &Shared,
     frames: &mpsc::Sender<AgentFrame>,
     seq: &mut u64,
-    sent: &mut VecDeque<(u64, Time)>,
+    sent: &mut VecDeque<Beat>,
 ) -> Result<(), Status> {
     *seq += 1;
     // The holder counts its lease from before the sending. Keeps S3.
     let at = clock::now();
-    let Some(report) = report::make(shared, *seq) else {
-        sent.push_back((*seq, at));
-        return Ok(());
-    };
-    sent.push_back((*seq, at));
+    let report = report::make(shared, *seq);
+    let reigning = report.as_ref().and_then(|report| match &report.postgres {
+        PostgresReport::Primary(primary) => Some(primary.epoch),
+        _ => None,
+    });
+    sent.push_back(Beat { seq: *seq, at, reigning });
+    let Some(report) = report else { return Ok(()) };
     if sent.len() > REMEMBERED {
         sent.pop_front();
     }
@@ -160,7 +172,7 @@ async fn beat(
 fn take(
     shared: &Shared,
     frame: &LeaderFrame,
-    sent: &VecDeque<(u64, Time)>,
+    sent: &VecDeque<Beat>,
     renewals: &mpsc::UnboundedSender<Renewal>,
 ) -> Result<(), Status> {
     if frame.format != WIRE_FORMAT {
@@ -173,9 +185,9 @@ fn take(
         shared.learn(*state);
     }
     if let Some(seq) = answer.renewed
-        && let Some((_, at)) = sent.iter().find(|(number, _)| *number == seq)
+        && let Some(Beat { at, reigning: Some(epoch), .. }) = sent.iter().find(|beat| beat.seq == seq)
     {
-        renewals.send(Renewal::Lease { sent_at: *at }).ok();
+        renewals.send(Renewal::Lease { epoch: *epoch, sent_at: *at }).ok();
     }
     Ok(())
 }

@@ -11,6 +11,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 /// The longest the worker sleeps.
 const TICK_MS: u64 = 100;
+/// The same beside a standby: nothing there ends by itself, and everything that changes wakes the worker.
+const STANDBY_TICK_MS: u64 = 500;
 /// After an act that failed, the same act is not tried again for this long.
 const RETRY_MS: u64 = 300;
 
@@ -22,11 +24,12 @@ pub fn start(shared: Arc<Shared>) {
 async fn run(shared: Arc<Shared>) {
     let mut act: Option<(AbortHandle, JoinHandle<()>)> = None;
     let mut failed: Option<(Action, Time)> = None;
-    let mut proof: Option<JoinHandle<()>> = None;
-    let mut proof_after = Time(0);
+    let mut aside: Option<JoinHandle<()>> = None;
+    let mut aside_after = Time(0);
     let mut wake_at = clock::now();
     loop {
-        let planned = wake_at.min(clock::now().plus(TICK_MS));
+        let tick = if shared.runs_as_primary() { TICK_MS } else { STANDBY_TICK_MS };
+        let planned = wake_at.min(clock::now().plus(tick));
         let sleep = tokio::time::sleep(Duration::from_millis(planned.since(clock::now())));
         let by_timer = tokio::select! {
             () = sleep => true,
@@ -38,7 +41,7 @@ async fn run(shared: Arc<Shared>) {
             let mut inner = shared.lock();
             inner.starved_ms = inner.starved_ms.max(late);
         }
-        wake_at = now.plus(TICK_MS);
+        wake_at = now.plus(tick);
         let busy = act.as_ref().is_some_and(|(_, act)| !act.is_finished());
         let Some(agreed) = shared.agreed() else { continue };
         let plan = {
@@ -55,15 +58,18 @@ async fn run(shared: Arc<Shared>) {
             }
             plan
         };
+        // What is left alone on purpose waits for a person, who has to hear of it.
+        let alone = plan.findings.iter().find(|f| matches!(f.code.as_str(), "other-system" | "second-primary"));
+        shared.problem("left-alone", alone.map(|finding| finding.text.clone()));
         if let Some(at) = plan.wake_at {
             wake_at = wake_at.min(at);
         }
         let Some(action) = plan.action else { continue };
-        if let Action::Prove { .. } = &action {
-            // A proof waits for standbys: nothing else, least of all the door, waits for it.
-            if proof.as_ref().is_none_or(JoinHandle::is_finished) && now >= proof_after {
-                proof_after = now.plus(RETRY_MS / 6);
-                proof = Some(tokio::spawn(prove(Arc::clone(&shared), action)));
+        if let Action::Prove { .. } | Action::Checkpoint { .. } = &action {
+            // A proof waits for standbys, a checkpoint for the disk: nothing else, least of all the door, waits for them.
+            if aside.as_ref().is_none_or(JoinHandle::is_finished) && now >= aside_after {
+                aside_after = now.plus(RETRY_MS / 6);
+                aside = Some(tokio::spawn(act_aside(Arc::clone(&shared), action)));
             }
             continue;
         }
@@ -115,10 +121,10 @@ async fn run(shared: Arc<Shared>) {
     }
 }
 
-async fn prove(shared: Arc<Shared>, action: Action) {
-    match execute::act(&shared, action).await {
-        Ok(()) => shared.problem("prove", None),
-        Err(error) => tracing::info!(member = %shared.me(), "the rule is not proven yet: {error:#}"),
+async fn act_aside(shared: Arc<Shared>, action: Action) {
+    let name = execute::name(&action);
+    if let Err(error) = execute::act(&shared, action).await {
+        tracing::info!(member = %shared.me(), "{name}: not yet: {error:#}");
     }
     shared.work.notify_one();
     shared.report.notify_one();

@@ -114,6 +114,9 @@ Examples:
   pgvigil demo --keep                stay up afterwards, with the connection string printed
   pgvigil demo --keep --write-load   stay up with the write load on, to break things yourself")]
     Demo(DemoArguments),
+    /// Ends what a killed demo has left; started by 'pgvigil demo'
+    #[command(hide = true)]
+    DemoEnd(DemoEndArguments),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  pgvigil completion bash > /etc/bash_completion.d/pgvigil")]
     Completion(CompletionArguments),
@@ -127,6 +130,9 @@ pub struct RunArguments {
     /// How log lines on standard error look
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+    /// Only check the configuration and what it names on this host; nothing is started or changed
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// For commands that are done only some time after they were agreed.
@@ -309,6 +315,15 @@ pub struct DemoArguments {
     /// With --keep: let the write load go on, and report each time writes stop
     #[arg(long, requires = "keep")]
     pub write_load: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoEndArguments {
+    /// The demo's directory
+    pub dir: PathBuf,
+    /// Remove it as well
+    #[arg(long)]
+    pub remove: bool,
 }
 
 #[derive(Debug, Args)]

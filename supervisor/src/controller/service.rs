@@ -17,7 +17,10 @@ use pgvigil_core::{
 };
 use pgvigil_proto::v1::{AgentFrame, LeaderFrame, agents_server::Agents};
 use std::{pin::Pin, sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long one round of confirming leadership may take before the agent is sent to look for another leader.
@@ -71,18 +74,28 @@ impl Agents for AgentsService {
     }
 }
 
-type Heard = Option<(Arc<Report>, Time, Option<String>)>;
+/// A report as it came in.
+#[derive(Clone, Debug)]
+struct Heard {
+    report: Arc<Report>,
+    /// When, for the lease.
+    at: Time,
+    /// The same moment on the clock by which Raft stamps its heartbeats.
+    instant: Instant,
+    /// Why its sender is no member.
+    refused: Option<String>,
+}
 
 /// Reads reports into the inbox as they come in, and the newest one to the answering task.
 async fn read(
     service: AgentsService,
     mut incoming: Streaming<AgentFrame>,
-    newest: watch::Sender<Heard>,
+    newest: watch::Sender<Option<Heard>>,
     answers: mpsc::Sender<Result<LeaderFrame, Status>>,
 ) {
     let states = service.consensus.states();
     while let Some(Ok(frame)) = incoming.next().await {
-        let at = clock::now();
+        let (at, instant) = (clock::now(), Instant::now());
         let report: Report = match decode(&frame) {
             Ok(report) => report,
             Err(status) => {
@@ -100,7 +113,7 @@ async fn read(
             answers.send(Err(service.not_leader())).await.ok();
             return;
         }
-        newest.send_replace(Some((report, at, refused)));
+        newest.send_replace(Some(Heard { report, at, instant, refused }));
     }
 }
 
@@ -120,6 +133,13 @@ async fn register(service: &AgentsService, agreed: &ClusterState, report: &Repor
     let known = agreed.members.get(&report.spec.member);
     if known.is_some_and(|member| member.spec == report.spec) {
         return None;
+    }
+    if known.is_none() && report.was_member {
+        let member = &report.spec.member;
+        return Some(format!(
+            "{member} was removed from the cluster: its PostgreSQL is left as it is. Stop pgvigil there, or start it anew \
+             to let the member join again"
+        ));
     }
     let proposal = Proposal {
         cluster: report.cluster.clone(),
@@ -150,7 +170,7 @@ async fn register(service: &AgentsService, agreed: &ClusterState, report: &Repor
 /// Answers whenever a report came in or the state has moved.
 async fn answer(
     service: AgentsService,
-    mut reports: watch::Receiver<Heard>,
+    mut reports: watch::Receiver<Option<Heard>>,
     answers: mpsc::Sender<Result<LeaderFrame, Status>>,
 ) {
     let mut states = service.consensus.states();
@@ -162,17 +182,35 @@ async fn answer(
             changed = states.changed() => match changed { Ok(()) => false, Err(_) => return },
             () = answers.closed() => return,
         };
-        let Some((report, at, refused)) = reports.borrow_and_update().clone() else { continue };
+        let Some(Heard { report, at, instant, refused }) = reports.borrow_and_update().clone() else { continue };
         if heard_new && first {
             told = report.revision;
             first = false;
         }
-        let confirmed = tokio::time::timeout(CONFIRM, service.consensus.confirm_leadership()).await;
-        if !matches!(confirmed, Ok(Ok(_))) || service.inbox.since().is_none() {
+        let mut quiet = newest_state(&mut states, &report.cluster)
+            .is_some_and(|agreed| agreed.revision <= told && agreed.is_settled() && refused.is_none());
+        let mut confirmed = false;
+        if quiet {
+            // In quiet times the next heartbeats are confirmation enough: nobody waits for this answer.
+            tokio::select! {
+                led = service.consensus.led_since(instant, CONFIRM) => confirmed = led.is_ok(),
+                _ = states.changed() => quiet = false,
+            }
+        }
+        if !quiet {
+            let round = tokio::time::timeout(CONFIRM, service.consensus.confirm_leadership()).await;
+            confirmed = matches!(round, Ok(Ok(_)));
+        }
+        if !confirmed || service.inbox.since().is_none() {
             answers.send(Err(service.not_leader())).await.ok();
             return;
         }
-        let agreed = newest_state(&mut states, &report.cluster);
+        let agreed = if quiet {
+            // Only what was told already is spoken of: what moved meanwhile is told in the next turn, confirmed anew.
+            states.borrow().state.clusters.get(&report.cluster).filter(|agreed| agreed.revision <= told).cloned()
+        } else {
+            newest_state(&mut states, &report.cluster)
+        };
         let mut frame = Answer { refused: refused.clone(), ..Answer::default() };
         if let Some(agreed) = &agreed {
             if refused.is_none() && service.inbox.renew(agreed, &report, at) {

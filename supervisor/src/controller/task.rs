@@ -17,6 +17,8 @@ use tokio::sync::watch;
 
 /// The longest this loop sleeps: also how finely it notices that it was starved of CPU.
 const TICK_MS: u64 = 100;
+/// The same while this node does not lead; a change of leadership wakes it.
+const IDLE_MS: u64 = 1_000;
 /// How long after a handover of leadership, or an attempt, the next one is considered.
 const HANDOVER_PAUSE_MS: u64 = 5_000;
 
@@ -47,21 +49,23 @@ impl Controller {
         let mut starved = Starvation::default();
         let mut handover_after = Time(0);
         loop {
-            let planned = wake_at.min(clock::now().plus(TICK_MS));
+            let tick = if self.inbox.since().is_some() { TICK_MS } else { IDLE_MS };
+            let planned = wake_at.min(clock::now().plus(tick));
             let sleep = Duration::from_millis(planned.since(clock::now()));
-            let by_timer = tokio::select! {
-                () = tokio::time::sleep(sleep) => true,
-                () = self.inbox.poke.notified() => false,
-                changed = states.changed() => if changed.is_ok() { false } else { return },
-                changed = leadership.changed() => if changed.is_ok() { false } else { return },
-            };
+            tokio::select! {
+                () = tokio::time::sleep(sleep) => {}
+                () = self.inbox.poke.notified() => {}
+                changed = states.changed() => if changed.is_err() { return },
+                changed = leadership.changed() => if changed.is_err() { return },
+            }
             let now = clock::now();
-            starved.note(if by_timer { now.since(planned) } else { 0 }, now);
+            starved.note(now.since(planned), now);
             if !self.lead(&mut leadership).await {
-                wake_at = now.plus(TICK_MS);
+                // Elected, but not confirmed by a quorum yet: asked again soon.
+                wake_at = now.plus(if leadership.borrow().i_am_leader { TICK_MS } else { IDLE_MS });
                 continue;
             }
-            wake_at = self.decide_all(&mut states, starved.ms).await;
+            wake_at = self.decide_all(&mut states, &starved).await;
             if now >= handover_after && self.hand_over(&states).await {
                 handover_after = clock::now().plus(HANDOVER_PAUSE_MS);
             }
@@ -92,7 +96,7 @@ impl Controller {
         }
     }
 
-    async fn decide_all(&self, states: &mut watch::Receiver<Arc<AppliedState>>, starved_ms: u64) -> Time {
+    async fn decide_all(&self, states: &mut watch::Receiver<Arc<AppliedState>>, starved: &Starvation) -> Time {
         let mut wake_at = clock::now().plus(TICK_MS);
         let state = states.borrow_and_update().clone();
         if let Some((id, bootstrap)) = &self.bootstrap
@@ -104,7 +108,8 @@ impl Controller {
         for cluster in state.state.clusters.values() {
             let now = clock::now();
             let decided = self.inbox.with(cluster, |seen| {
-                seen.starved_ms = starved_ms;
+                seen.starved_ms = starved.ms;
+                seen.deaf_until = starved.deaf_until;
                 seen.notice(cluster, now);
                 let decision = decide::decide(cluster, seen, now);
                 if let Some(wanted) = &decision.command {
@@ -200,17 +205,43 @@ impl Controller {
 /// How late this loop's own timers ran of late: our own pauses must not look like the silence of others (Lifeguard).
 #[derive(Debug, Default)]
 struct Starvation {
+    /// By how much time-outs stretch, for a machine that is busy all the time.
     ms: u64,
     until: Time,
+    /// The end of the last pause that was longer than that.
+    deaf_until: Time,
 }
 
 impl Starvation {
+    /// Time-outs stretch by no more than this: a longer pause is over when it is over.
+    const STRETCH_MAX_MS: u64 = 500;
+
     fn note(&mut self, late_ms: u64, now: Time) {
-        if late_ms > TICK_MS / 2 && late_ms >= self.ms {
+        if late_ms > Self::STRETCH_MAX_MS {
+            self.deaf_until = now;
+        } else if late_ms > TICK_MS / 2 && late_ms >= self.ms {
             self.ms = late_ms;
             self.until = now.plus(10 * late_ms);
         } else if now >= self.until {
             self.ms = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A host that was frozen and then leads must not be slow for the rest of the minute.
+    #[test]
+    fn a_long_pause_counts_until_its_end_and_a_busy_machine_stretches_for_a_while() {
+        let mut starved = Starvation::default();
+        starved.note(7_000, Time(10_000));
+        assert_eq!((starved.ms, starved.deaf_until), (0, Time(10_000)));
+        starved.note(200, Time(10_300));
+        starved.note(0, Time(11_000));
+        assert_eq!(starved.ms, 200, "still busy");
+        starved.note(0, Time(12_400));
+        assert_eq!(starved.ms, 0);
     }
 }

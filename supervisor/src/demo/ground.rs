@@ -101,6 +101,16 @@ impl Ground {
         })?;
         let account = Account::find(story)?;
         let dir = make_dir(wanted, &account)?;
+        Self::furnish(&dir, account, &binaries, story).inspect_err(|_| {
+            if wanted.is_none() {
+                // The failure itself is what is reported.
+                let _left = fs::remove_dir_all(&dir);
+            }
+        })
+    }
+
+    fn furnish(dir: &Path, account: Account, binaries: &Binaries, story: &Story) -> Result<Self, Failure> {
+        let dir = dir.to_owned();
         story.say(&format!(
             "PostgreSQL {} from {}; everything is in {}",
             binaries.version(),

@@ -53,6 +53,7 @@ fn report(name: &str, postgres: PostgresReport) -> Seen {
         needs_new_incarnation: None,
         restarted: 0,
         discarded_wal: None,
+        was_member: false,
     };
     Seen { report, at: NOW.minus(20) }
 }
@@ -65,6 +66,7 @@ fn primary() -> PrimaryReport {
         promotion: Some(Promotion { fork: Lsn(0), end: Lsn(0) }),
         system_identifier: 7,
         door_open: true,
+        checkpoint_age_ms: None,
         setting_in_force: Some(RuleVersion(1)),
         proof: None,
         canary: CanaryReport { ok_age_ms: Some(100), waiting_ms: 0, took_us: 900 },

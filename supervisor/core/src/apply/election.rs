@@ -258,7 +258,8 @@ fn eligible(
         }
         Start::Continue => {
             // History B2: only the member that was promoted in the last reign, in the incarnation that was, can go on.
-            if last.primary != *primary || last.promotion.is_none() || wanted.timeline != last.timeline {
+            let was_promoted = cluster.promoted_epoch_of(primary) == Some(last.epoch);
+            if last.primary != *primary || !was_promoted || wanted.timeline != last.timeline {
                 return refuse(
                     RefusalCode::Ineligible,
                     format!("{primary} is not the promoted primary of the last reign"),

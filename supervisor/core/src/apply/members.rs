@@ -117,6 +117,16 @@ pub(super) fn request_reinit(cluster: &mut ClusterState, member: &MemberId) -> A
 }
 
 pub(super) fn request_restart(cluster: &mut ClusterState, member: &MemberId) -> Applied {
+    let reigns = cluster.reign().is_some_and(|reign| reign.primary.member == *member);
+    if let Some(paused) = cluster.paused.as_ref().filter(|_| reigns) {
+        return refuse(
+            RefusalCode::Paused,
+            format!(
+                "{member} is the primary, and the cluster is paused ({paused}): once stopped it would stay so. Resume \
+                 first, or switch over"
+            ),
+        );
+    }
     find(cluster, member)?.restart_request += 1;
     Ok(())
 }

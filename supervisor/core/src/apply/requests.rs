@@ -4,7 +4,7 @@ use super::{Applied, refuse};
 use crate::{
     cluster::{ClusterState, Request},
     command::{Proposal, RefusalCode},
-    id::Epoch,
+    id::{Epoch, MemberId},
     member::Tier,
     reign::ElectionKind,
 };
@@ -29,6 +29,12 @@ pub(super) fn election(cluster: &mut ClusterState, proposal: &Proposal, kind: &E
     let Some(reign) = cluster.reign() else {
         return refuse(RefusalCode::WrongPhase, "the cluster has no primary yet");
     };
+    if reign.promotion.is_none() && cluster.reigns.len() == 1 {
+        return refuse(
+            RefusalCode::WrongPhase,
+            "the first primary is still being made or adopted: there is nobody to take over from it yet",
+        );
+    }
     let to = match kind {
         ElectionKind::Switchover { to } | ElectionKind::Forced { to, .. } => to,
         ElectionKind::Failover | ElectionKind::Renewal => {
@@ -37,7 +43,9 @@ pub(super) fn election(cluster: &mut ClusterState, proposal: &Proposal, kind: &E
     };
     if let Some(to) = to {
         let Some(member) = cluster.members.get(to) else {
-            return refuse(RefusalCode::UnknownMember, format!("there is no member {to}"));
+            let known = cluster.members.keys().map(MemberId::as_str).collect::<Vec<_>>().join(", ");
+            let text = format!("cluster {} has no member {to}; its members are: {known}", cluster.id);
+            return refuse(RefusalCode::UnknownMember, text);
         };
         if member.spec.tier == Tier::Backup || member.leaving {
             return refuse(RefusalCode::Ineligible, format!("{to} is a backup or leaving; it is never promoted"));

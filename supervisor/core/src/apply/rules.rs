@@ -89,7 +89,9 @@ pub(super) fn complete(cluster: &mut ClusterState, proposal: &Proposal, epoch: E
     if reign.complete {
         return refuse(RefusalCode::Exists, "complete already");
     }
-    if proof.version != rule.version || proof.marker < promotion.end || !rule.setting.satisfied_by(&proof.flushed) {
+    // Strictly beyond: a marker written in this reign ends after the end of recovery. One that ends there may belong to a
+    // proof of the epoch before, which a continued reign begins with, and which says nothing of this rule's walsenders.
+    if proof.version != rule.version || proof.marker <= promotion.end || !rule.setting.satisfied_by(&proof.flushed) {
         return refuse(
             RefusalCode::BadProof,
             format!(

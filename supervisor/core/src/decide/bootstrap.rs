@@ -4,32 +4,43 @@ use super::Decision;
 use crate::{
     cluster::ClusterState,
     command::Command,
-    id::TimelineId,
-    member::Member,
+    id::{MemberId, TimelineId},
+    member::{Member, Tier},
     observation::Observations,
     reign::Start,
     report::{Adoptable, PostgresReport},
     rule::Setting,
     time::Time,
 };
+use std::collections::BTreeSet;
 
 /// How long a report stays good enough to found a cluster on, in milliseconds. Founding is not urgent.
 const FRESH_MS: u64 = 3_000;
 
 pub(super) fn decide(agreed: &ClusterState, seen: &Observations, now: Time, decision: &mut Decision) {
-    let mut missing = Vec::new();
-    for name in &agreed.expect {
-        if !agreed.members.contains_key(name) || seen.fresh(name, now, FRESH_MS).is_none() {
-            missing.push(name.to_string());
-        }
+    if let Some(paused) = &agreed.paused {
+        decision.find("paused", format!("not founded: the cluster is paused ({paused})"));
+        return;
     }
-    if !missing.is_empty() || agreed.members.is_empty() {
+    // A registered member that is silent may be the one that runs as a primary.
+    let registered = agreed.members.values().filter(|member| !member.leaving).map(|member| &member.spec.member);
+    let awaited: BTreeSet<&MemberId> = agreed.expect.iter().chain(registered).collect();
+    let missing: Vec<&str> = awaited
+        .into_iter()
+        .filter(|name| !agreed.members.contains_key(*name) || seen.fresh(name, now, FRESH_MS).is_none())
+        .map(MemberId::as_str)
+        .collect();
+    if !missing.is_empty() {
         decision.find("waiting-for-members", format!("not founded yet: waiting for {}", missing.join(", ")));
+        return;
+    }
+    if agreed.members.is_empty() {
+        decision.find("waiting-for-members", "not founded yet: no member has registered");
         return;
     }
     let mut running: Vec<(&Member, &Adoptable)> = Vec::new();
     let mut empty: Vec<&Member> = Vec::new();
-    for member in agreed.members.values() {
+    for member in agreed.members.values().filter(|member| !member.leaving) {
         let Some(report) = seen.fresh(&member.spec.member, now, FRESH_MS) else { continue };
         match &report.postgres {
             PostgresReport::NoData => empty.push(member),
@@ -57,13 +68,14 @@ pub(super) fn decide(agreed: &ClusterState, seen: &Observations, now: Time, deci
 }
 
 fn initdb(agreed: &ClusterState, empty: &[&Member], decision: &mut Decision) {
-    if empty.len() != agreed.members.len() {
+    if empty.len() != agreed.members.values().filter(|member| !member.leaving).count() {
         decision
             .find("no-primary-to-adopt", "not founded: some members have data, but none runs as a primary; start it");
         return;
     }
-    let Some(best) = empty.iter().min_by_key(|m| (m.spec.tier, std::cmp::Reverse(m.spec.priority), &m.spec.member))
-    else {
+    let eligible = empty.iter().filter(|member| member.spec.tier != Tier::Backup);
+    let Some(best) = eligible.min_by_key(|m| (m.spec.tier, std::cmp::Reverse(m.spec.priority), &m.spec.member)) else {
+        decision.find("only-backups", "not founded: every member is of tier backup, which is never a primary");
         return;
     };
     let setting = Setting::new(agreed.settings.sync_standbys, []);
@@ -100,3 +112,7 @@ fn adopt(agreed: &ClusterState, member: &Member, found: &Adoptable, decision: &m
         vec![format!("system identifier {}, timeline {}", found.system_identifier, found.timeline)],
     );
 }
+
+#[cfg(test)]
+#[path = "bootstrap_test.rs"]
+mod tests;

@@ -52,8 +52,8 @@ pub fn may_take_over<'a>(
     Ok(standby)
 }
 
-/// The order of preference: smaller is better. Whether an emergency host is needed comes first, then the tier, the
-/// operator's priority, and the WAL still to be replayed in steps of 16 MiB.
+/// The order of preference: smaller is better. The tier comes first, then the operator's priority, and only then the
+/// WAL still to be replayed, in steps of 16 MiB.
 pub(super) fn preference(agreed: &ClusterState, seen: &Observations, key: &MemberKey) -> impl Ord + use<> {
     let member = agreed.members.get(&key.member);
     let tier = member.map_or(Tier::Backup, |m| m.spec.tier);
@@ -62,5 +62,5 @@ pub(super) fn preference(agreed: &ClusterState, seen: &Observations, key: &Membe
         PostgresReport::Standby(standby) => standby.flush_lsn.bytes_since(standby.replay_lsn) >> 24,
         _ => 0,
     });
-    (tier >= Tier::Emergency, debt, tier, Reverse(priority), key.member.clone())
+    (tier, Reverse(priority), debt, key.member.clone())
 }

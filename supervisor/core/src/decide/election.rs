@@ -1,6 +1,9 @@
 //! An election under way: who is sealed, who may be appointed, who must catch up first, who is missing.
 
-use super::{Decision, candidate::preference, health::names};
+mod carry_on;
+mod explain;
+
+use super::{Decision, candidate::preference, health::names, requests::force_evidence};
 use crate::{
     cluster::ClusterState,
     command::Command,
@@ -9,7 +12,7 @@ use crate::{
     member::Tier,
     observation::Observations,
     position::Position,
-    quorum::{Evidence, describe, seal_counts},
+    quorum::{Evidence, seal_counts},
     reign::{CatchUp, Election, ElectionKind, Reign, Seal, SealKind, Start},
     rule::Setting,
     time::Time,
@@ -17,19 +20,30 @@ use crate::{
 use std::collections::BTreeSet;
 
 /// How long an election waits for members that could still join the new rule before it appoints without them, and for
-/// a catch-up or a candidate before it restarts in place. A seal takes tens of milliseconds.
+/// a better placed candidate before it takes another or restarts in place. A seal takes tens of milliseconds.
 const PATIENCE_MS: u64 = 1_500;
+
+/// How long a catch-up may take when nobody else, or only an emergency host, could be promoted instead.
+const CATCH_UP_MS: u64 = 20 * PATIENCE_MS;
 
 pub(super) fn decide(agreed: &ClusterState, seen: &Observations, now: Time, decision: &mut Decision) {
     let (Some(election), Some(last)) = (&agreed.election, agreed.reign()) else { return };
     let begun = seen.election_seen.filter(|(epoch, _)| *epoch == election.epoch).map_or(now, |(_, at)| at);
     let view = View::gather(agreed, seen, election, last, now, now.since(begun), decision);
     decision.wake(now.plus(100));
-    if let Some(order) = forced_first(agreed, election) {
-        decision.want(order, "the operator forces another choice", Vec::new());
-        return;
+    if let Some(request) = &agreed.request {
+        if request.kind == election.kind {
+            // Left standing, it would end the reign that this very election brings.
+            decision.want(Command::DropRequest, "the change of primary asked for is under way already", Vec::new());
+            return;
+        }
+        if let Some(order) = forced_first(agreed, election) {
+            let evidence = force_evidence(last, &request.kind);
+            decision.want(order, "the operator forces another choice", evidence);
+            return;
+        }
     }
-    if matches!(election.kind, ElectionKind::Renewal) && view.carry_on(decision) {
+    if matches!(election.kind, ElectionKind::Renewal) && (view.carry_on(decision) || view.primary_may_stand(decision)) {
         return;
     }
     if view.promote(decision) || view.wait_or_catch_up(decision) {
@@ -44,7 +58,7 @@ pub(super) fn decide(agreed: &ClusterState, seen: &Observations, now: Time, deci
 /// A forced failover asked for during an election that cannot end begins another one.
 fn forced_first(agreed: &ClusterState, election: &Election) -> Option<Command> {
     let request = agreed.request.as_ref()?;
-    let forced = matches!(request.kind, ElectionKind::Forced { .. }) && election.kind != request.kind;
+    let forced = matches!(request.kind, ElectionKind::Forced { .. });
     forced.then(|| Command::BeginElection {
         epoch: agreed.epoch.next(),
         kind: request.kind.clone(),
@@ -60,8 +74,11 @@ struct View<'a> {
     now: Time,
     /// How long this leader has been waiting, in milliseconds.
     waited: u64,
+    /// A seal is for good: it counts whether or not its author still answers.
     seals: Vec<Seal>,
+    /// The authors that were heard lately and can stream: only they can be appointed, catch up, give WAL or join a rule.
     can_stream: BTreeSet<MemberKey>,
+    /// The primary of the last reign, if it was heard lately and still runs.
     standing: Option<Seal>,
 }
 
@@ -95,18 +112,24 @@ impl<'a> View<'a> {
             if report.seal.key.member != *member {
                 continue;
             }
+            let answers = view.answers(member);
             if report.seal.kind == SealKind::Standing {
-                if last.primary == report.seal.key {
+                if last.primary == report.seal.key && answers {
                     view.standing = Some(report.seal.clone());
                 }
                 continue;
             }
-            if report.can_stream {
+            if report.can_stream && answers {
                 view.can_stream.insert(report.seal.key.clone());
             }
             view.seals.push(report.seal.clone());
         }
         view
+    }
+
+    /// Whether the member was heard lately; by a leader that has just begun to listen, whether it may still be.
+    fn answers(&self, member: &MemberId) -> bool {
+        self.seen.silence(member, self.now) <= self.agreed.settings.suspect_ms + self.seen.starved_ms
     }
 
     fn wanted(&self) -> Option<&MemberId> {
@@ -127,8 +150,13 @@ impl<'a> View<'a> {
     fn promotable(&self, seal: &Seal) -> bool {
         let member = self.agreed.members.get(&seal.key.member);
         member.is_some_and(|m| m.spec.tier != Tier::Backup && !m.leaving)
-            && seal.key != self.last.primary
+            && !self.reigned(seal)
             && self.can_stream.contains(&seal.key)
+    }
+
+    /// Whether this is the old primary. An appointee that never left recovery is a sealed standby like any other.
+    fn reigned(&self, seal: &Seal) -> bool {
+        seal.key == self.last.primary && self.agreed.promoted_epoch_of(&seal.key) == Some(self.last.epoch)
     }
 
     /// The sealed members that may be promoted, best first.
@@ -136,7 +164,9 @@ impl<'a> View<'a> {
         let mut candidates: Vec<&Seal> = self.seals.iter().filter(|seal| self.promotable(seal)).collect();
         candidates.sort_by_key(|seal| {
             let wished = self.wanted() != Some(&seal.key.member);
-            (wished, preference(self.agreed, self.seen, &seal.key))
+            // One that was appointed and did not manage comes after the others.
+            let failed = seal.key == self.last.primary;
+            (wished, failed, preference(self.agreed, self.seen, &seal.key))
         });
         candidates
     }
@@ -188,14 +218,14 @@ impl<'a> View<'a> {
         let candidates = self.candidates();
         let able: Vec<&&Seal> = candidates.iter().filter(|seal| self.able(&evidence, seal)).collect();
         let Some(best) = able.first() else { return false };
-        if self.waited < PATIENCE_MS {
-            // A better class of host, or the one the operator named, may still catch up or seal.
-            let named_later = self.wanted().is_some_and(|to| *to != best.key.member);
-            let emergency = self.is_emergency(&best.key);
-            let better_exists = candidates.iter().any(|c| !self.is_emergency(&c.key)) || !self.stragglers().is_empty();
-            if named_later || (emergency && better_exists) {
-                return false;
+        if self.somebody_better(best, &candidates) {
+            if !self.wait_or_catch_up(decision) {
+                let text = format!("{} could be appointed, but is not whom the operator prefers", best.key.member);
+                decision.find("waiting-for-better", text);
             }
+            return true;
+        }
+        if self.waited < PATIENCE_MS {
             // The former primary may hold more than the others, or be slow to come back: it is no reason to appoint
             // before the standbys that are there have sealed.
             let setting = self.setting_for(best);
@@ -214,8 +244,28 @@ impl<'a> View<'a> {
         true
     }
 
-    fn is_emergency(&self, key: &MemberKey) -> bool {
-        self.agreed.members.get(&key.member).is_some_and(|m| m.spec.tier == Tier::Emergency)
+    /// Whether somebody whom the operator prefers to `best` (by name, or by tier) may still seal or catch up.
+    fn somebody_better(&self, best: &Seal, candidates: &[&Seal]) -> bool {
+        if let Some(to) = self.wanted().filter(|to| **to != best.key.member) {
+            // In a planned change it seals only after it has drained the old primary.
+            let drain = match self.election.kind {
+                ElectionKind::Switchover { .. } => self.agreed.settings.switchover_drain_ms,
+                _ => 0,
+            };
+            if self.answers(to) && self.waited < PATIENCE_MS + drain {
+                return true;
+            }
+        }
+        let tier = self.tier(&best.key.member);
+        let may_catch_up = candidates.iter().any(|candidate| self.tier(&candidate.key.member) < tier);
+        let may_seal = self.stragglers().iter().any(|member| self.tier(member) < tier);
+        let ordered = self.election.catch_up.is_some() && may_catch_up;
+        let patience = if ordered && tier == Tier::Emergency { CATCH_UP_MS } else { PATIENCE_MS };
+        (may_catch_up || may_seal) && self.waited < patience
+    }
+
+    fn tier(&self, member: &MemberId) -> Tier {
+        self.agreed.members.get(member).map_or(Tier::Backup, |m| m.spec.tier)
     }
 
     fn appoint(
@@ -230,7 +280,6 @@ impl<'a> View<'a> {
         if !seals.iter().any(|seal| seal.key == best.key) {
             seals.push(best.clone());
         }
-        let evidence = seals.iter().map(|s| format!("{} sealed at {} ({:?})", s.key, s.position, s.kind)).collect();
         let reason = match start {
             Start::Continue => format!("{} goes on at {}: nobody else is needed", best.key.member, best.position),
             _ => format!(
@@ -241,6 +290,14 @@ impl<'a> View<'a> {
                 names(&setting.cohort)
             ),
         };
+        // In the reason for the log, and first in the evidence for the incident.
+        let instead = self.instead_of(&best.key);
+        let reason = match &instead {
+            Some(why) => format!("{reason}; {why}"),
+            None => reason,
+        };
+        let sealed = seals.iter().map(|s| format!("{} sealed at {} ({:?})", s.key, s.position, s.kind));
+        let evidence = instead.into_iter().chain(sealed).collect();
         let command =
             Command::Appoint { epoch: self.election.epoch, primary: best.key.clone(), start, timeline, setting, seals };
         decision.want(command, reason, evidence);
@@ -256,7 +313,7 @@ impl<'a> View<'a> {
         let Some(source) = self
             .seals
             .iter()
-            .filter(|s| self.can_stream.contains(&s.key) && s.key != self.last.primary)
+            .filter(|s| self.can_stream.contains(&s.key) && !self.reigned(s))
             .filter(|s| self.able(&evidence, s))
             .min_by_key(|s| s.position)
         else {
@@ -270,77 +327,22 @@ impl<'a> View<'a> {
                 "catching-up",
                 format!("{} fetches WAL up to {} from {}", order.member, order.target, order.source),
             );
-            return self.waited < 20 * PATIENCE_MS;
+            return self.waited < CATCH_UP_MS;
         }
         let reason = format!("{} is preferred but lacks WAL that {} has", order.member.member, order.source.member);
         decision.want(Command::CatchUp { epoch: self.election.epoch, order }, reason, Vec::new());
         true
-    }
-
-    /// The primary goes on: restarted in place because nobody may take over, or the election is called off.
-    fn carry_on(&self, decision: &mut Decision) -> bool {
-        let own = self.seals.iter().find(|seal| seal.key == self.last.primary);
-        let Some(own) = self.standing.as_ref().or(own) else { return false };
-        if self.last.promotion.is_none() {
-            return false;
-        }
-        let renewal = self.election.kind == ElectionKind::Renewal;
-        let stragglers = self.stragglers();
-        let impatient = self.waited >= PATIENCE_MS || (renewal && stragglers.is_empty());
-        if !impatient {
-            decision.find("waiting-for-seals", format!("waiting for {} before the primary goes on", list(&stragglers)));
-            return renewal;
-        }
-        // History A10: its WAL may have come back shorter than what a standby flushed.
-        if let Some(ahead) = self.seals.iter().find(|seal| seal.position > own.position) {
-            decision.find(
-                "primary-behind",
-                format!("{} is ahead of the primary ({} > {})", ahead.key, ahead.position, own.position),
-            );
-            return false;
-        }
-        let mut setting = self.setting_for(own);
-        if self.standing.is_some() {
-            setting.cohort.extend(self.streaming_now());
-            setting.cohort.remove(&own.key);
-        }
-        self.appoint(own, Start::Continue, self.last.timeline, setting, decision);
-        true
-    }
-
-    /// Members whose agents are there in the counted incarnation: they can stream from a primary that never stopped.
-    fn streaming_now(&self) -> Vec<MemberKey> {
-        let sealed = self.seals.iter().map(|seal| seal.key.clone());
-        sealed
-            .filter(|key| {
-                let tier = self.agreed.members.get(&key.member).map(|m| m.spec.tier);
-                matches!(tier, Some(Tier::Primary | Tier::Replica)) && self.can_stream.contains(key)
-            })
-            .collect()
-    }
-
-    /// Nobody is promoted, and the incident says who is missing.
-    fn report_missing(&self, decision: &mut Decision) {
-        let Some(evidence) = self.evidence() else { return };
-        let missing = evidence.missing_at(self.agreed, Position::new(Epoch(u64::MAX), Lsn(u64::MAX)));
-        let text = if missing.is_empty() {
-            "every rule is closed, but no sealed member may be promoted".to_owned()
-        } else {
-            format!("nobody can be promoted without risking an acknowledged commit: {}", describe(&missing))
-        };
-        decision.find("too-few-seals", text.clone());
-        let incident = self.agreed.incidents.iter().rev().find(|i| i.epoch == self.election.epoch);
-        let noted = incident.is_none_or(|i| i.notes.contains(&text) || i.notes.len() >= crate::incident::NOTES_MAX);
-        if self.waited >= 2 * PATIENCE_MS && !noted {
-            decision.want(
-                Command::Note { incident: self.election.epoch, text },
-                "the election cannot end yet",
-                Vec::new(),
-            );
-        }
     }
 }
 
 fn list(names: &[MemberId]) -> String {
     names.iter().map(MemberId::as_str).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+#[path = "election/choice_test.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "election/catch_up_test.rs"]
+mod catch_up_tests;

@@ -8,7 +8,7 @@ use crate::{
     member::Tier,
     observation::Observations,
     quorum::describe,
-    reign::{ElectionKind, Reign},
+    reign::{ElectionKind, Reign, Start},
     report::{PostgresReport, Report},
     settings::CrashPolicy,
     time::{Time, WallTime},
@@ -118,7 +118,9 @@ const fn short(report: &PostgresReport) -> &'static str {
 
 /// Begins a failover when the evidence is there and it can succeed.
 pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
-    if agreed.reigns.len() == 1 && reign.promotion.is_none() {
+    let unmarked = seen.reports.get(&reign.primary.member).is_none_or(|at| at.report.incarnation.is_none());
+    let being_made = reign.start == Start::Initdb || (reign.start == Start::Adopt && unmarked);
+    if reign.promotion.is_none() && being_made {
         // The first primary is still being made: there is nothing to fail over from, and nobody to fail over to.
         return;
     }
@@ -194,3 +196,7 @@ pub(super) fn names<'a>(keys: impl IntoIterator<Item = &'a MemberKey>) -> String
     }
     names.into_iter().map(MemberId::as_str).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+#[path = "health_test.rs"]
+mod tests;

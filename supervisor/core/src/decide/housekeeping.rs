@@ -55,13 +55,16 @@ fn new_incarnation(
         return;
     }
     let report = seen.reports.get(name).map(|at| &at.report);
+    let given_up = agreed.void.contains(&member.key()).then(|| "it was given up by a forced failover".to_owned());
     let asked = member.reinit_requested.then(|| "an operator asked for a fresh data directory".to_owned());
     // What an agent wants is about the incarnation it has, and from a state in which that one counted.
     let own = report.and_then(|report| {
-        let current = report.incarnation.is_none() || report.incarnation == Some(member.incarnation);
+        // Paused, nothing is destroyed that nobody asked for: the directory may be away for maintenance.
+        let current =
+            (report.incarnation.is_none() || report.incarnation == Some(member.incarnation)) && agreed.paused.is_none();
         report.needs_new_incarnation.clone().filter(|_| current && report.revision >= agreed.revision)
     });
-    let Some(why) = asked.or(own) else { return };
+    let Some(why) = asked.or(given_up).or(own) else { return };
     let command = Command::NewIncarnation { member: name.clone(), replaces: member.incarnation };
     decision.want(command, format!("{name} is made anew: {why}"), Vec::new());
 }
@@ -88,3 +91,7 @@ fn discarded(agreed: &ClusterState, seen: &Observations, name: &MemberId, decisi
     }
     decision.want(Command::Note { incident: incident.epoch, text }, "a dead branch of WAL was kept aside", Vec::new());
 }
+
+#[cfg(test)]
+#[path = "housekeeping_test.rs"]
+mod tests;

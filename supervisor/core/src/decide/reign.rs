@@ -4,7 +4,9 @@ use super::Decision;
 use crate::{
     cluster::ClusterState,
     command::Command,
+    id::MemberKey,
     lease::{Fenced, fenced, start_allows_opening},
+    member::Tier,
     observation::Observations,
     reign::{ElectionKind, Reign},
     report::{PostgresReport, PrimaryReport},
@@ -43,10 +45,16 @@ pub(super) fn record_promotion(
         decision.want(command, what, Vec::new());
         return;
     }
-    let Some(primary) = primary_report(reign, seen) else {
+    if primary_report(reign, seen).is_none() {
         decision.find("promoting", format!("{} is to become primary of epoch {}", reign.primary.member, reign.epoch));
         return;
-    };
+    }
+    record_finished(reign, seen, decision);
+}
+
+/// Records a promotion that its agent reports as done: a lasting fact, also during a later election.
+pub(super) fn record_finished(reign: &Reign, seen: &Observations, decision: &mut Decision) {
+    let Some(primary) = primary_report(reign, seen).filter(|_| reign.promotion.is_none()) else { return };
     let Some(promotion) = primary.promotion else { return };
     if primary.timeline != reign.timeline {
         decision.find("wrong-timeline", format!("it is on timeline {}, not {}", primary.timeline, reign.timeline));
@@ -98,7 +106,7 @@ pub(super) fn complete(agreed: &ClusterState, reign: &Reign, seen: &Observations
     let Some(primary) = primary_report(reign, seen) else { return };
     if let Some(proof) = &primary.proof
         && proof.version == rule.version
-        && proof.marker >= promotion.end
+        && proof.marker > promotion.end
         && rule.setting.satisfied_by(&proof.flushed)
     {
         let reason = format!("k of S have flushed {} on the new history", proof.marker);
@@ -117,11 +125,20 @@ pub(super) fn complete(agreed: &ClusterState, reign: &Reign, seen: &Observations
     );
     let since = seen.incomplete_since.filter(|(epoch, _)| *epoch == reign.epoch).map_or(now, |(_, at)| at);
     let patience = 2 * agreed.settings.standby_timeout_ms;
-    decision.wake(since.plus(patience));
-    let streaming: Vec<_> = primary.standbys.iter().filter(|s| s.streaming && agreed.is_counted(&s.key)).collect();
+    if now.since(since) < patience {
+        decision.wake(since.plus(patience));
+    }
+    // Only members that a new rule could count: forming it anew for a backup's sake would change nothing.
+    let countable = |key: &MemberKey| {
+        let member = agreed.members.get(&key.member);
+        agreed.is_counted(key) && member.is_some_and(|m| m.spec.tier != Tier::Backup && !m.leaving)
+    };
+    let streaming: Vec<_> = primary.standbys.iter().filter(|s| s.streaming && countable(&s.key)).collect();
     let of_rule = streaming.iter().filter(|s| rule.setting.cohort.contains(&s.key)).count() as u64;
-    let k = u64::from(agreed.settings.sync_standbys);
-    if now.since(since) >= patience && of_rule < k && streaming.len() as u64 >= k && agreed.paused.is_none() {
+    // The rule has the k of its appointment, which the settings may have changed since.
+    let wanted = u64::from(agreed.settings.sync_standbys);
+    let hopeless = of_rule < u64::from(rule.setting.k) && streaming.len() as u64 >= wanted;
+    if now.since(since) >= patience && hopeless && agreed.paused.is_none() {
         // History B7's way out: the primary's own standing closes its reign and all before.
         let who = super::health::names(streaming.iter().map(|s| &s.key));
         decision.want(
@@ -131,3 +148,7 @@ pub(super) fn complete(agreed: &ClusterState, reign: &Reign, seen: &Observations
         );
     }
 }
+
+#[cfg(test)]
+#[path = "reign_test.rs"]
+mod tests;

@@ -3,14 +3,30 @@
 use super::{
     Decision,
     candidate::{may_take_over, preference},
+    reign::primary_report,
 };
 use crate::{
     cluster::ClusterState,
     command::Command,
     observation::Observations,
+    reconcile::CHECKPOINT_FRESH_MS,
     reign::{ElectionKind, Reign},
     time::Time,
 };
+
+/// How long a planned change waits for the primary's checkpoint, in milliseconds. Clients are served meanwhile.
+const CHECKPOINT_PATIENCE_MS: u64 = 300_000;
+
+/// Writes stop from the beginning of the change on: what the clean stop would have to write is written before
+/// (Patroni, pg_auto_failover).
+fn checkpoint_missing(reign: &Reign, seen: &Observations, now: Time) -> Option<String> {
+    let waited = now.since(seen.request_seen.unwrap_or(now));
+    let primary = &reign.primary.member;
+    let at = seen.reports.get(primary)?;
+    let age = primary_report(reign, seen)?.checkpoint_age_ms.map(|age| age + now.since(at.at));
+    let missing = age.is_none_or(|age| age > CHECKPOINT_FRESH_MS) && waited < CHECKPOINT_PATIENCE_MS;
+    missing.then(|| format!("the switchover waits for a checkpoint on {primary}, for {waited} ms so far"))
+}
 
 pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
     let Some(request) = &agreed.request else { return };
@@ -18,6 +34,10 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
         ElectionKind::Switchover { to } => {
             if reign.promotion.is_none() || !reign.open || !reign.complete || agreed.change.is_some() {
                 decision.find("switchover-waits", "the switchover waits for the present reign to be open and complete");
+                return;
+            }
+            if let Some(why) = checkpoint_missing(reign, seen, now) {
+                decision.find("switchover-waits", why);
                 return;
             }
             let mut suitable = Vec::new();
@@ -53,7 +73,7 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
                     noticed_at: seen.wall,
                 },
                 format!("failover forced by {}", request.by),
-                Vec::new(),
+                force_evidence(reign, &request.kind),
             );
         }
         ElectionKind::Failover | ElectionKind::Renewal => {
@@ -61,3 +81,18 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
         }
     }
 }
+
+/// What a forced failover gives up, for its incident (history A16).
+pub(super) fn force_evidence(reign: &Reign, kind: &ElectionKind) -> Vec<String> {
+    let ElectionKind::Forced { old_primary_is_off, give_up, .. } = kind else { return Vec::new() };
+    let mut evidence: Vec<String> =
+        give_up.iter().map(|member| format!("{member} is given up: what its data directory holds is void")).collect();
+    if *old_primary_is_off {
+        evidence.push(format!("the operator's recorded word that {} is off", reign.primary.member));
+    }
+    evidence
+}
+
+#[cfg(test)]
+#[path = "requests_test.rs"]
+mod tests;

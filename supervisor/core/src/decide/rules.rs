@@ -32,9 +32,12 @@ pub(super) fn maintain(agreed: &ClusterState, reign: &Reign, seen: &Observations
         // A member of the wished rule may have failed meanwhile: then the wish changes, from the wide rule.
         let wished = wanted(agreed, reign, primary, seen, now);
         let blocked = change.to.cohort.iter().filter(|key| !wished.cohort.contains(key)).count() > 0;
-        if blocked && wished != change.to {
-            let reason =
-                format!("a member of the wished rule has failed; now any {} of {}", wished.k, names(&wished.cohort));
+        // A wish for more members than had joined can never be proven; one that more have joined since, can.
+        let short = |setting: &Setting| (setting.cohort.len() as u64) < u64::from(setting.k);
+        let grown = short(&change.to) && wished.cohort.len() > change.to.cohort.len();
+        if (blocked || grown) && wished != change.to {
+            let what = if blocked { "a member of the wished rule has failed" } else { "another member has joined" };
+            let reason = format!("{what}; now any {} of {}", wished.k, names(&wished.cohort));
             decision.want(Command::BeginChange { epoch: reign.epoch, to: wished }, reason, Vec::new());
         } else {
             decision.find("rule-change", format!("{}; waiting for the proof", change.reason));
@@ -48,8 +51,13 @@ pub(super) fn maintain(agreed: &ClusterState, reign: &Reign, seen: &Observations
     let wished = wanted(agreed, reign, primary, seen, now);
     decision.wake(now.plus(agreed.settings.standby_timeout_ms / 2));
     if (wished.cohort.len() as u64) < u64::from(wished.k) {
-        let text = format!("commits wait: {} can confirm, {} are needed", names(&wished.cohort), wished.k);
+        let what = if rule.setting.k == 0 { "commits do not wait for standbys yet" } else { "commits wait" };
+        let text = format!("{what}: {} can confirm, {} are needed", names(&wished.cohort), wished.k);
         decision.find("too-few-standbys", text);
+        if rule.setting.k == 0 {
+            // An adopted cluster has not waited for anybody so far: it begins to when there is somebody to wait for.
+            return;
+        }
     }
     if wished == rule.setting {
         return;
@@ -110,3 +118,7 @@ fn caught_up(agreed: &ClusterState, key: &MemberKey, primary: &PrimaryReport) ->
             && primary.flush_lsn.bytes_since(sender.flush_lsn) <= agreed.settings.sync_lag_max_bytes / 4
     })
 }
+
+#[cfg(test)]
+#[path = "rules_test.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! The agent of a primary: when it must stop, and how it becomes and remains one.
 
-use super::{Action, Plan, ends_the_reign, is_counted_directory, runs_as_primary, stop_margins};
+use super::{Action, CHECKPOINT_FRESH_MS, Plan, ends_the_reign, is_counted_directory, runs_as_primary, stop_margins};
 use crate::{
     cluster::ClusterState,
     local::{InForce, Local, LocalPostgres},
@@ -36,7 +36,9 @@ pub(super) fn must_stop(agreed: &ClusterState, local: &Local, now: Time) -> Opti
     }
     // A canary also waits while standbys are missing; only with enough of them does its hanging accuse this server.
     let accused_ms = local.standbys_enough_since.map_or(0, |since| now.since(since)).min(local.canary_waiting_ms);
-    if accused_ms >= agreed.settings.hang_timeout_ms {
+    // A kill that no failover may follow would only make a stall that may end by itself an outage that does not.
+    let replaceable = agreed.paused.is_none() && agreed.settings.automatic_failover;
+    if replaceable && accused_ms >= agreed.settings.hang_timeout_ms {
         let waited = accused_ms;
         return fence(0, format!("the canary has hung for {waited} ms although enough standbys stream"));
     }
@@ -67,19 +69,42 @@ fn right_ran_out(agreed: &ClusterState, local: &Local, now: Time) -> Option<Plan
 
 pub(super) fn reign(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, now: Time) -> Plan {
     let epoch = reign.epoch;
-    let promoting = matches!(&local.postgres, LocalPostgres::Running(r) if r.in_recovery) && reign.promotion.is_none();
-    if local.promise.reigned == epoch && !runs_as_primary(local) && !promoting {
+    let in_recovery = matches!(&local.postgres, LocalPostgres::Running(r) if r.in_recovery);
+    let promoting = in_recovery && reign.promotion.is_none() && reign.start == Start::Promote;
+    // A first start that failed (its port taken, a wrong parameter) is tried again: nothing was ever served, and nobody
+    // else could.
+    let stopped = matches!(local.postgres, LocalPostgres::Stopped { .. });
+    let founding = reign.start == Start::Initdb && reign.promotion.is_none() && stopped;
+    // An adoption that was cut short before the mark was written finds its primary unmarked still.
+    let adoptable = reign.start == Start::Adopt && matches!(local.postgres, LocalPostgres::Adoptable(_));
+    if local.promise.reigned == epoch && !runs_as_primary(local) && !promoting && !founding && !adoptable {
         // It was begun and is no longer there: this reign is over; the leader decides what comes next.
         return gone(local, epoch);
     }
+    let found = matches!(local.postgres, LocalPostgres::NoData | LocalPostgres::Adoptable(_));
+    if !found && !is_counted_directory(agreed, local) {
+        // It was appointed for another data directory than the one that is here now (history A9).
+        return Plan::wait("not-counted", format!("epoch {epoch} belongs to another data directory than this one"));
+    }
     match reign.start {
         Start::Initdb => match &local.postgres {
-            LocalPostgres::NoData => return Plan::act(Action::Initdb { epoch, incarnation: member.incarnation }),
+            // Once it was promoted there was data: a directory that came back empty, its promise lost with it, is a loss
+            // and no beginning. Keeps S1, S2.
+            LocalPostgres::NoData if reign.promotion.is_none() => {
+                return Plan::act(Action::Initdb { epoch, incarnation: member.incarnation });
+            }
             LocalPostgres::Stopped { .. } if local.marker.is_some() => return start(reign),
+            // Somebody else started it, and the fence on disk made it a standby.
+            _ if in_recovery => {
+                return Plan::act(Action::Fence { epoch, polite_ms: 0, why: "to be started as primary".to_owned() });
+            }
             _ => {}
         },
         Start::Adopt => {
-            if let LocalPostgres::Adoptable(_) = &local.postgres {
+            if let LocalPostgres::Adoptable(found) = &local.postgres
+                && !found.in_recovery
+                && agreed.system_identifier == Some(found.system_identifier)
+            {
                 return Plan::act(Action::AdoptPrimary { epoch, incarnation: member.incarnation });
             }
         }
@@ -89,7 +114,7 @@ pub(super) fn reign(agreed: &ClusterState, reign: &Reign, member: &Member, local
             }
         }
         Start::Continue => match &local.postgres {
-            LocalPostgres::Stopped { .. } => return start(reign),
+            LocalPostgres::Stopped { .. } => return restart(reign, local),
             LocalPostgres::Running(running) if running.in_recovery => {
                 return Plan::act(Action::Fence { epoch, polite_ms: 0, why: "to be restarted as primary".to_owned() });
             }
@@ -97,10 +122,22 @@ pub(super) fn reign(agreed: &ClusterState, reign: &Reign, member: &Member, local
             _ => {}
         },
     }
+    if unrecorded(reign, local) {
+        // The agent ended between PostgreSQL's becoming primary and its own note of where: it looks again.
+        return Plan::act(match reign.start {
+            Start::Promote => Action::Promote { epoch, timeline: reign.timeline },
+            _ => Action::CarryOn { epoch },
+        });
+    }
     if !runs_as_primary(local) || local.promise.reigned < epoch {
         return Plan::wait("becoming-primary", format!("on the way to be primary of epoch {epoch}"));
     }
     keep(agreed, reign, local, now)
+}
+
+fn unrecorded(reign: &Reign, local: &Local) -> bool {
+    let runs = matches!(&local.postgres, LocalPostgres::Running(running) if !running.in_recovery);
+    runs && local.promise.reigned == reign.epoch && local.promise.promotion.is_none() && reign.promotion.is_none()
 }
 
 fn gone(local: &Local, epoch: crate::id::Epoch) -> Plan {
@@ -117,10 +154,34 @@ fn start(reign: &Reign) -> Plan {
     Plan::act(Action::StartPrimary { epoch: reign.epoch, setting: reign.setting.clone(), version: reign.version })
 }
 
+/// It was appointed at the position of its own seal. If its directory came back older than that, it lacks commits that
+/// it had acknowledged: it neither starts nor promotes, and the next election refuses its seal. Keeps S1 (history A10;
+/// model: three-rollback).
+fn came_back_old(reign: &Reign, local: &Local) -> Option<Plan> {
+    let (end, _) = local.wal_end?;
+    let sealed = reign.seals.iter().find(|seal| seal.key == reign.primary)?.position;
+    (end < sealed)
+        .then(|| Plan::wait("came-back-old", format!("its WAL ends at {end}, but it was appointed at {sealed}")))
+}
+
+fn restart(reign: &Reign, local: &Local) -> Plan {
+    if local.wal_end.is_none() {
+        return Plan::act(Action::ReadWalEnd { epoch: reign.epoch });
+    }
+    came_back_old(reign, local).unwrap_or_else(|| start(reign))
+}
+
 /// The new setting is in force, and the door closed, before it promotes (model: promoting first loses a commit).
 fn promote(reign: &Reign, local: &Local) -> Option<Plan> {
+    // An agent that was restarted meanwhile does not know where its WAL ends, and starts and promotes nothing until it
+    // has read that again. Reading empties the settings, so it comes before they are put in force.
+    let unread = local.wal_end.is_none().then(|| Plan::act(Action::ReadWalEnd { epoch: reign.epoch }));
+    if let (false, Some(plan)) = (runs_as_primary(local), came_back_old(reign, local)) {
+        return Some(plan);
+    }
     let LocalPostgres::Running(running) = &local.postgres else {
         return match &local.postgres {
+            LocalPostgres::Stopped { .. } if unread.is_some() => unread,
             LocalPostgres::Stopped { .. } => {
                 Some(Plan::act(Action::StartStandby { epoch: reign.epoch, following: None }))
             }
@@ -129,6 +190,9 @@ fn promote(reign: &Reign, local: &Local) -> Option<Plan> {
     };
     if !running.in_recovery {
         return None;
+    }
+    if unread.is_some() {
+        return unread;
     }
     let closed = InForce { epoch: reign.epoch, version: Some(reign.version), door_open: false, upstream: None };
     if local.in_force.as_ref() != Some(&closed) {
@@ -164,7 +228,12 @@ fn keep(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Plan 
     let has_right = agreed.paused.is_some() || local.right.left(&agreed.settings, now) > polite;
     let was_open = local.in_force.as_ref().is_some_and(|f| f.door_open);
     // An open door stays open until the reign ends; a closed one opens only with a right to serve in hand.
-    let door_open = reign.open && (was_open || has_right);
+    // An adopted primary has served all the time, and no other reign was before it: its clients stay in.
+    let open = reign.open || (reign.start == Start::Adopt && was_open);
+    // One that stood when it was re-appointed is open as agreed; but if it died before it could carry on, its restart
+    // shows rows that nobody acknowledged: closed until k of S have them.
+    let recovered = reign.start == Start::Continue && !reign.complete;
+    let door_open = open && (was_open || (has_right && !recovered));
     let wanted = InForce { epoch: reign.epoch, version: Some(reign.version), door_open, upstream: None };
     if local.in_force.as_ref() != Some(&wanted) {
         return configure(reign, door_open);
@@ -176,5 +245,17 @@ fn keep(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Plan 
     if reign.open && !door_open {
         return Plan::wait("no-right", "the door opens as soon as the lease is renewed");
     }
+    let asked = agreed.request.as_ref().is_some_and(|request| matches!(request.kind, ElectionKind::Switchover { .. }));
+    if asked && local.checkpointed_at.is_none_or(|at| now.since(at) >= CHECKPOINT_FRESH_MS / 2) {
+        return Plan::act(Action::Checkpoint { epoch: reign.epoch });
+    }
     Plan::default()
 }
+
+#[cfg(test)]
+#[path = "primary_test.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "must_stop_test.rs"]
+mod must_stop_tests;

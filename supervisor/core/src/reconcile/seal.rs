@@ -37,6 +37,12 @@ pub(super) fn for_election(
     let Some(sealed) = local.sealed.as_ref().filter(|sealed| sealed.epoch == election.epoch) else {
         return Plan::act(Action::Seal { epoch: election.epoch });
     };
+    // A seal may have stopped PostgreSQL; whoever is to send or to fetch WAL runs, following nobody.
+    let ordered =
+        election.catch_up.as_ref().is_some_and(|o| o.member.member == local.me || o.source.member == local.me);
+    if ordered && matches!(local.postgres, LocalPostgres::Stopped { .. }) && local.wal_end.is_some() {
+        return Plan::act(Action::StartStandby { epoch: election.epoch, following: None });
+    }
     if let Some(order) = election.catch_up.as_ref().filter(|order| order.member.member == local.me)
         && sealed.position < order.target
         && let Some(source) = agreed.members.get(&order.source.member)
@@ -52,9 +58,13 @@ pub(super) fn for_election(
 fn drain(agreed: &ClusterState, election: &Election, local: &Local, now: Time) -> Option<Plan> {
     let ElectionKind::Switchover { .. } = election.kind else { return None };
     let LocalPostgres::Running(running) = &local.postgres else { return None };
-    if !running.walreceiver || local.sealed.as_ref().is_some_and(|sealed| sealed.epoch == election.epoch) {
+    if !running.streaming || local.sealed.as_ref().is_some_and(|sealed| sealed.epoch == election.epoch) {
         return None;
     }
     let end = local.election_since.unwrap_or(now).plus(agreed.settings.switchover_drain_ms);
     (now < end).then(|| Plan::wait("draining", "taking the last WAL of the old primary").until(end))
 }
+
+#[cfg(test)]
+#[path = "seal_test.rs"]
+mod tests;

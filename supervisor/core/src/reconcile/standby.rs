@@ -19,6 +19,10 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
         return Plan::wait("no-primary", "the primary is not a member");
     };
     let upstream = Upstream { key: reign.primary.clone(), host: primary.spec.host.clone(), port: primary.spec.port };
+    if agreed.void.contains(&member.key()) {
+        // It would stream and never count again; the leader allots another incarnation.
+        return Plan::wait("given-up", "it was given up by a forced failover and is to be made anew");
+    }
     match &local.postgres {
         LocalPostgres::NoData if member.used => Plan::remake("its data directory came back empty"),
         LocalPostgres::NoData => {
@@ -27,7 +31,7 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
         LocalPostgres::Adoptable(found) => adopt(agreed, member, found),
         LocalPostgres::Starting => Plan::wait("starting", "PostgreSQL is starting"),
         _ if !is_counted_directory(agreed, local) => remake(agreed, reign, member, local, upstream),
-        LocalPostgres::Stopped { .. } => match belongs(agreed, reign, local) {
+        LocalPostgres::Stopped { .. } => match belongs(agreed, reign, member, local) {
             Belongs::Yes => {
                 let following = Some((upstream, member.key()));
                 Plan::act(Action::StartStandby { epoch: reign.epoch, following })
@@ -41,7 +45,7 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
             {
                 return Plan::default();
             }
-            match belongs(agreed, reign, local) {
+            match belongs(agreed, reign, member, local) {
                 Belongs::Yes => Plan::act(Action::Follow { epoch: reign.epoch, upstream, key: member.key() }),
                 other => other.plan(reign.epoch),
             }
@@ -67,10 +71,13 @@ fn adopt(agreed: &ClusterState, member: &Member, found: &crate::report::Adoptabl
 fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, upstream: Upstream) -> Plan {
     let epoch = reign.epoch;
     let incarnation = member.incarnation;
-    let older = local
-        .marker
-        .as_ref()
-        .is_some_and(|m| m.cluster == agreed.id && m.member == local.me && m.incarnation < incarnation);
+    if let Some(foreign) = local.marker.as_ref().filter(|m| m.cluster != agreed.id) {
+        return Plan::wait(
+            "foreign",
+            format!("the data directory is {}'s of cluster {}; it is left alone", foreign.member, foreign.cluster),
+        );
+    }
+    let older = local.marker.as_ref().is_some_and(|m| m.member == local.me && m.incarnation < incarnation);
     if !older {
         if member.used {
             return Plan::remake("its data directory is not the one that counts");
@@ -82,7 +89,7 @@ fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, 
         return Plan::act(Action::Clone { epoch, upstream, incarnation });
     }
     // Only WAL that is known to have diverged is rewound: a reinit asked for wants everything fresh.
-    if !matches!(belongs(agreed, reign, local), Belongs::No(_)) {
+    if !matches!(belongs(agreed, reign, member, local), Belongs::No(_)) {
         return Plan::act(Action::Clone { epoch, upstream, incarnation });
     }
     Plan::act(Action::Rewind { epoch, upstream, incarnation })
@@ -106,8 +113,13 @@ impl Belongs {
 
 /// History A6: a member takes the synchronous name of an epoch only after its WAL was verified to end at or before the
 /// fork, because PostgreSQL compares LSNs without timelines. Keeps S1.
-fn belongs(agreed: &ClusterState, reign: &Reign, local: &Local) -> Belongs {
+fn belongs(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local) -> Belongs {
     let Some((position, owner)) = local.wal_end else { return Belongs::Unread };
+    // An incarnation that had more has come back old. Streaming on, it would soon reach what was proven of it, and its
+    // seal be believed although it lacks what it confirmed since (model: three-rollback).
+    if let Some(proven) = member.proven.filter(|proven| position < *proven) {
+        return Belongs::No(format!("its data directory came back old: it ends at {position}, but had {proven}"));
+    }
     let history = history_of(agreed, reign);
     let first = agreed.reigns.first().map_or(TimelineId(0), |reign| reign.timeline);
     if owner < first || history.contains(owner, position.lsn) {
@@ -158,3 +170,7 @@ fn parent_of(agreed: &ClusterState, timeline: TimelineId) -> Option<TimelineId> 
     let began = seal.position.epoch;
     agreed.reigns.iter().find(|r| r.epoch == began).map(|r| r.timeline)
 }
+
+#[cfg(test)]
+#[path = "standby_test.rs"]
+mod tests;

@@ -248,6 +248,8 @@ impl Node {
         let asked = Instant::now();
         self.instance.promote(self.postmaster.as_ref().unwrap()).unwrap();
         let promoted = self.instance.wait_promoted(&link, Some(allotted), LIMIT).await.unwrap();
+        assert!(!self.instance.has_fence(), "PostgreSQL removes it, or nobody need put it back");
+        self.instance.write_fence().unwrap();
         eprintln!("{} promoted within {:?}", self.name, asked.elapsed());
         assert!(self.instance.has_fence());
         link.checkpoint(LIMIT).await.unwrap();

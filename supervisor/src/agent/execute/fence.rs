@@ -1,4 +1,4 @@
-//! The fence: on disk first, then every process seen gone, then reported. Nothing waits for anybody. Keeps S3.
+//! The fence: on disk, and every process seen gone, then reported. Nothing waits for anybody. Keeps S3.
 
 use super::{instance, settings};
 use crate::agent::{right::Renewal, shared::Shared};
@@ -43,13 +43,17 @@ pub async fn now(shared: &Arc<Shared>, polite_ms: u64, why: &str) {
 async fn attempt_once(shared: &Arc<Shared>, polite_ms: u64) -> anyhow::Result<bool> {
     let instance = instance(shared);
     let (layout, ours, version) = (shared.layout.clone(), settings(shared), shared.binaries.version());
-    if layout.data_dir.join("PG_VERSION").exists() {
-        tokio::task::spawn_blocking(move || seal_on_disk(&layout, &ours, version)).await??;
-    }
+    let on_disk = tokio::task::spawn_blocking(move || match layout.data_dir.join("PG_VERSION").exists() {
+        true => seal_on_disk(&layout, &ours, version),
+        false => Ok(()),
+    });
+    // What runs is ended while the disk writes: both are seen done before the fence counts, and until then this agent
+    // starts nothing.
     let mut clean = false;
     if polite_ms > 0 {
         clean = instance.stop(StopMode::Fast, Duration::from_millis(polite_ms)).await?.is_some();
     }
     instance.kill().await?;
+    on_disk.await??;
     Ok(clean)
 }

@@ -13,11 +13,12 @@ use pgvigil_postgres::{
     hba::{self, Door},
     settings::ensure_include,
 };
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 const INITDB: Duration = Duration::from_secs(300);
 
-fn mark(shared: &Shared, incarnation: Incarnation) -> anyhow::Result<()> {
+/// Marks the data directory as this member's, in that incarnation.
+pub(super) fn mark(shared: &Shared, incarnation: Incarnation) -> anyhow::Result<()> {
     let mark = Marker { cluster: shared.cluster.clone(), member: shared.me().clone(), incarnation };
     marker::write(&shared.layout.data_dir, &mark)?;
     shared.lock().local.marker = Some(mark);
@@ -51,6 +52,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     if link.in_recovery(STATEMENT).await? {
         bail!("it is a standby");
     }
+    own_files(shared, &link).await?;
     let needed = [("wal_level", "minimal"), ("max_wal_senders", "0"), ("hot_standby", "off")];
     for (name, bad) in needed {
         if link.setting(name, STATEMENT).await? == bad {
@@ -63,6 +65,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     shared.problem("rewind", (checksums == "off" && hints == "off").then(|| text.to_owned()));
     link.ensure_replication_role(&shared.access.replication_role, &shared.password, STATEMENT).await?;
     let at = super::serve::insert_position(&link).await?;
+    set_aside(shared)?;
     ensure_include(&shared.layout)?;
     shared.promise(|promise| {
         promise.reigned = epoch;
@@ -80,6 +83,9 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
 
 /// Takes over a running standby without a restart; where its WAL ends is checked before it follows.
 pub async fn adopt_standby(shared: &Arc<Shared>, incarnation: Incarnation) -> anyhow::Result<()> {
+    let link = Link::connect(&instance(shared).endpoint, "adopt", "", STATEMENT).await?;
+    own_files(shared, &link).await?;
+    set_aside(shared)?;
     ensure_include(&shared.layout)?;
     mark(shared, incarnation).context("cannot mark the data directory")?;
     let mut inner = shared.lock();
@@ -87,5 +93,52 @@ pub async fn adopt_standby(shared: &Arc<Shared>, incarnation: Incarnation) -> an
     inner.local.postgres = LocalPostgres::Starting;
     drop(inner);
     shared.look.notify_one();
+    Ok(())
+}
+
+/// What pgvigil writes must be what the server reads: its configuration lies in the data directory. Debian keeps it
+/// elsewhere, and only a start can change that.
+async fn own_files(shared: &Shared, link: &Link) -> anyhow::Result<()> {
+    let layout = &shared.layout;
+    let files =
+        [("config_file", layout.postgresql_conf()), ("hba_file", layout.pg_hba()), ("ident_file", layout.pg_ident())];
+    for (name, wanted) in files {
+        let read = link.setting(name, STATEMENT).await?;
+        let same = |path: &Path| path.canonicalize().ok();
+        if same(Path::new(&read)) != same(&wanted) || same(&wanted).is_none() {
+            bail!(
+                "it reads its {name} from {read}, and pgvigil writes to {}: copy postgresql.conf, pg_hba.conf and \
+                 pg_ident.conf into the data directory (without data_directory, hba_file and ident_file), and start \
+                 PostgreSQL with -D {} alone; then it is adopted",
+                wanted.display(),
+                layout.data_dir.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The files as they were before pgvigil came are kept; the lines for clients that are not in the configuration would
+/// be missed, so they are reported.
+fn set_aside(shared: &Shared) -> anyhow::Result<()> {
+    let layout = &shared.layout;
+    if let Some(lines) = hba::user_lines(layout)? {
+        let kept = layout.agent_dir.join("before-pgvigil");
+        std::fs::create_dir_all(&kept).with_context(|| format!("cannot make {}", kept.display()))?;
+        for file in [layout.postgresql_conf(), layout.auto_conf(), layout.pg_hba(), layout.pg_ident()] {
+            let (true, Some(name)) = (file.exists(), file.file_name()) else { continue };
+            std::fs::copy(&file, kept.join(name))
+                .with_context(|| format!("cannot keep a copy of {}", file.display()))?;
+        }
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let known: Vec<Vec<String>> = shared.config.hba.iter().map(|line| words(line)).collect();
+        let missed: Vec<&String> =
+            lines.iter().filter(|line| line.starts_with("host") && !known.contains(&words(line))).collect();
+        let text = format!(
+            "its pg_hba.conf had lines that are not in member.hba and no longer hold: {missed:?}; the old file is {}",
+            kept.join("pg_hba.conf").display()
+        );
+        shared.problem("hba", (!missed.is_empty()).then_some(text));
+    }
     Ok(())
 }

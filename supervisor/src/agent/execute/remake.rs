@@ -1,12 +1,12 @@
 //! A data directory made anew: by pg_rewind where that works, by a clone beside it where not. The new incarnation was
 //! agreed before (history A9); the mark is written last, so that a half-made directory counts as nobody's.
 
-use super::{instance, obey, settings};
-use crate::agent::{marker, shared::Shared};
+use super::{found, instance, obey, settings};
+use crate::agent::shared::Shared;
 use anyhow::Context;
 use pgvigil_core::{
     id::{Epoch, Incarnation},
-    local::{LocalPostgres, Marker},
+    local::LocalPostgres,
     lsn::Lsn,
     position::Position,
     reconcile::{Upstream, history_of},
@@ -138,13 +138,11 @@ pub async fn clone(
 /// Marks the new directory and forgets what was known of the old one. It was made from the reigning primary, so its
 /// WAL belongs to that history.
 fn finish(shared: &Shared, incarnation: Incarnation) -> anyhow::Result<()> {
-    let mark = Marker { cluster: shared.cluster.clone(), member: shared.me().clone(), incarnation };
-    marker::write(&shared.layout.data_dir, &mark)?;
+    found::mark(shared, incarnation)?;
     let agreed = shared.agreed();
     let timeline = agreed.as_ref().and_then(|agreed| agreed.reign()).map(|reign| reign.timeline);
     let epoch = timeline.and_then(|timeline| agreed.as_ref().and_then(|a| a.epoch_of_timeline(timeline)));
     let mut inner = shared.lock();
-    inner.local.marker = Some(mark);
     inner.local.postgres = LocalPostgres::Stopped { crashed: false };
     inner.local.fence_on_disk = true;
     inner.local.sealed = None;

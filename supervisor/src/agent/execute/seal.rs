@@ -1,6 +1,6 @@
 //! Seal for an election, read the end of the WAL, and fetch what an election orders.
 
-use super::{STATEMENT, instance, obey, settings};
+use super::{STATEMENT, instance, not_over, obey, settings};
 use crate::{agent::shared::Shared, clock};
 use anyhow::{Context, bail};
 use pgvigil_core::{
@@ -9,6 +9,7 @@ use pgvigil_core::{
     local::{InForce, SealedAt},
     position::Position,
     reconcile::Upstream,
+    time::Time,
 };
 use pgvigil_postgres::{
     Link,
@@ -21,17 +22,28 @@ use std::{sync::Arc, time::Duration};
 /// How long a member may take to fetch what an election ordered.
 const CATCH_UP: Duration = Duration::from_secs(25);
 
-/// The promise first, fsynced; then upstream emptied, no walreceiver, position read. Keeps S1 (histories A4, A5, A17).
+/// The promise, fsynced; upstream emptied, no walreceiver, position read. Keeps S1 (histories A4, A5, A17).
+///
+/// The promise is flushed beside the rest: reception that stops without a promise harms nobody, and the seal is
+/// reported only when both are done.
 pub async fn seal(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
-    obey(shared, epoch)?;
-    shared.promise(|promise| promise.sealed = Some(epoch)).context("cannot write the promise")?;
-    let (position, quiet) = close(shared).await?;
+    not_over(shared, epoch)?;
+    let promising = Arc::clone(shared);
+    let promised = tokio::task::spawn_blocking(move || {
+        promising.promise(|promise| {
+            promise.epoch = epoch;
+            promise.sealed = Some(epoch);
+        })
+    });
+    let (promised, closed) = tokio::join!(promised, close(shared));
+    promised?.context("cannot write the promise")?;
+    let (position, quiet, steps) = closed?;
     let mut inner = shared.lock();
     inner.quiet_since = Some(quiet);
     inner.can_stream = true;
     inner.local.sealed = Some(SealedAt { epoch, position });
     drop(inner);
-    tracing::info!(member = %shared.me(), %epoch, %position, "sealed");
+    tracing::info!(member = %shared.me(), %epoch, %position, ?steps, "sealed");
     Ok(())
 }
 
@@ -42,8 +54,8 @@ pub async fn read_wal_end(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<
     Ok(())
 }
 
-/// Stops reception, reads the position, and says since when it has not moved.
-async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, pgvigil_core::time::Time)> {
+/// Stops reception, reads the position, says since when it has not moved, and what each step took.
+async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'static str, Duration)>)> {
     let agreed = shared.agreed().context("no agreed state yet")?;
     let promotion_asked = {
         let inner = shared.lock();
@@ -52,7 +64,6 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, pgvigil_core::
             && agreed.reigns.iter().any(|r| r.epoch == promise.reigned && r.primary.member == *shared.me())
     };
     let sealed = seal_server(&instance(shared), &settings(shared), promotion_asked, SealLimits::default()).await?;
-    tracing::debug!(member = %shared.me(), steps = ?sealed.steps, server = ?sealed.server, "reception stopped");
     let (position, owner) = locate(&agreed, &sealed.position)?;
     if let SealedServer::Stopped(why) = sealed.server {
         let was = shared.lock().postmaster.is_some();
@@ -64,14 +75,14 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, pgvigil_core::
         shared.forget_running(crashed);
     }
     let mut inner = shared.lock();
-    // Sampled at or beyond the end already: quiet since that sample began. Otherwise the last bytes came after it.
-    let quiet = inner.flush_seen.filter(|(lsn, _)| *lsn >= position.lsn).map_or_else(clock::now, |(_, began)| began);
+    // Sampled at or beyond the end already: quiet since that sample came in. Otherwise the last bytes came after it.
+    let quiet = inner.flush_seen.filter(|(lsn, _)| *lsn >= position.lsn).map_or_else(clock::now, |(_, at)| at);
     inner.local.wal_end = Some((position, owner));
     inner.local.fence_on_disk = true;
     if let Some(in_force) = inner.local.in_force.take() {
         inner.local.in_force = Some(InForce { upstream: None, version: None, ..in_force });
     }
-    Ok((position, quiet))
+    Ok((position, quiet, sealed.steps))
 }
 
 /// The position in agreed terms: the epoch in which the owning timeline began (history A3).
@@ -98,7 +109,7 @@ pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> 
     let name = format!("pgvigil_catchup_{}", shared.me());
     ours.upstream = Some(pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name));
     write_pass_file(&shared.layout, Some((role, &shared.password)))?;
-    ours.write(shared.binaries.version(), &shared.layout)?;
+    ours.replace(shared.binaries.version(), &shared.layout)?;
     instance.reload(&postmaster)?;
     shared.lock().activity = Some(format!("fetching WAL up to {} from {}", order.target, source.key));
     let link: Link = instance.connect("catch up", STATEMENT).await?;

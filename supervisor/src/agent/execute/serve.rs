@@ -14,7 +14,7 @@ use pgvigil_postgres::{
     Link,
     hba::{self, Door},
     history_files,
-    instance::{InstanceError, StartAs},
+    instance::{InstanceError, StartAs, write_fence},
     link::parse,
 };
 use std::{sync::Arc, time::Duration};
@@ -23,6 +23,9 @@ use std::{sync::Arc, time::Duration};
 const RELOAD: Duration = Duration::from_secs(10);
 /// How long a promotion may replay what it has before it is asked again.
 const PROMOTION: Duration = Duration::from_secs(60);
+
+/// How long a checkpoint may take.
+const CHECKPOINT: Duration = Duration::from_secs(600);
 
 /// Writes setting and door; returns the generation that shows them.
 fn write(
@@ -37,7 +40,7 @@ fn write(
     let names = ours.rule.names_value();
     let generation = format!("e{epoch}.v{version}.{}", if door_open { "open" } else { "closed" });
     ours.user.push((GENERATION.to_owned(), generation.clone()));
-    ours.write(shared.binaries.version(), &shared.layout)?;
+    ours.replace(shared.binaries.version(), &shared.layout)?;
     let door = if door_open { Door::Open } else { Door::Closed };
     hba::write(&shared.layout, door, &shared.access, &shared.config.hba)?;
     Ok((generation, names))
@@ -66,9 +69,7 @@ pub async fn configure(
     let deadline = tokio::time::Instant::now() + RELOAD;
     let link = loop {
         let link = instance.connect("configure", STATEMENT).await?;
-        let shows = link.setting(GENERATION, STATEMENT).await.is_ok_and(|shown| shown == generation)
-            && link.setting("synchronous_standby_names", STATEMENT).await? == names;
-        if shows {
+        if shows(&link, &generation, &names).await? {
             break link;
         }
         if tokio::time::Instant::now() > deadline {
@@ -84,11 +85,19 @@ pub async fn configure(
     let mut inner = shared.lock();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None });
     inner.names_in_force = Some(names);
+    inner.proven_link = (!door_open).then_some(link);
     drop(inner);
     if door_open {
         shared.problem("drift", None);
     }
     Ok(())
+}
+
+/// Whether a connection shows the newest file, and that nothing overrides the rule in it.
+async fn shows(link: &Link, generation: &str, names: &str) -> anyhow::Result<bool> {
+    let sql = format!("SELECT current_setting('{GENERATION}', true), current_setting('synchronous_standby_names')");
+    let row = link.rows("read the settings in force", &sql, STATEMENT).await?.pop().unwrap_or_default();
+    Ok(row == [Some(generation.to_owned()), Some(names.to_owned())])
 }
 
 /// Starts PostgreSQL as primary with its door closed and its rule in force from the first moment.
@@ -99,6 +108,8 @@ pub async fn start_primary(
     version: RuleVersion,
 ) -> anyhow::Result<()> {
     obey(shared, epoch)?;
+    // From here on it is on its way to serve: a report that still called it stopped and fenced would end the new reign.
+    shared.lock().local.fence_on_disk = false;
     shared.promise(|promise| {
         promise.reigned = epoch;
         promise.promotion = None;
@@ -142,18 +153,20 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     obey(shared, epoch)?;
     let instance = instance(shared);
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
-    let link = instance.connect("promote", STATEMENT).await?;
-    // What was sealed must be all there is.
-    let sealed = shared.lock().local.wal_end;
-    let Some((_, owner)) = sealed else { bail!("the end of its WAL is not known") };
-    history_files::reserve(&shared.layout.pg_wal(), owner, timeline)?;
-    shared.promise(|promise| {
-        promise.reigned = epoch;
-        promise.promotion = None;
-    })?;
     shared.lock().activity = Some(format!("promoting to timeline {timeline}"));
-    link.resume_replay(STATEMENT).await.ok();
-    instance.promote(&postmaster)?;
+    let proven = shared.lock().proven_link.take().filter(|link| !link.is_closed());
+    let connecting = async {
+        match proven {
+            Some(link) => Ok(link),
+            None => instance.connect("promote", STATEMENT).await,
+        }
+    };
+    let (prepared, link) = tokio::join!(prepare(shared, epoch, timeline), connecting);
+    let (link, in_recovery) = (link?, prepared?);
+    if in_recovery {
+        link.resume_replay(STATEMENT).await.ok();
+        instance.promote(&postmaster)?;
+    }
     let promoted = match instance.wait_promoted(&link, Some(timeline), PROMOTION).await {
         Ok(promoted) => promoted,
         Err(error @ (InstanceError::WrongTimeline { .. } | InstanceError::NoFork(_))) => {
@@ -163,7 +176,12 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
         Err(error) => return Err(error).context("the promotion is not complete"),
     };
     let promotion = Promotion { fork: promoted.fork, end: promoted.insert };
-    shared.promise(|promise| promise.promotion = Some(promotion))?;
+    // Both flushed at once, before anybody hears of the promotion.
+    let (layout, promising) = (shared.layout.clone(), Arc::clone(shared));
+    let fence = tokio::task::spawn_blocking(move || write_fence(&layout));
+    let promise = tokio::task::spawn_blocking(move || promising.promise(|promise| promise.promotion = Some(promotion)));
+    fence.await??;
+    promise.await??;
     let mut inner = shared.lock();
     if let LocalPostgres::Running(running) = &mut inner.local.postgres {
         running.in_recovery = false;
@@ -181,6 +199,36 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
             tracing::debug!("no checkpoint after the promotion: {error}");
         }
     });
+    Ok(())
+}
+
+/// The allotted timeline is the next one that PostgreSQL will find free, and the reign is promised, before it is asked.
+/// `false`: it is promoted already, and an agent that was restarted meanwhile only reads what came of it.
+async fn prepare(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -> anyhow::Result<bool> {
+    let in_recovery = matches!(&shared.lock().local.postgres, LocalPostgres::Running(running) if running.in_recovery);
+    if !in_recovery {
+        return Ok(false);
+    }
+    // What was sealed must be all there is.
+    let Some((_, owner)) = shared.lock().local.wal_end else { bail!("the end of its WAL is not known") };
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        history_files::reserve(&shared.layout.pg_wal(), owner, timeline)?;
+        shared.promise(|promise| {
+            promise.reigned = epoch;
+            promise.promotion = None;
+        })?;
+        anyhow::Ok(true)
+    })
+    .await?
+}
+
+/// Writes a checkpoint before a planned change.
+pub async fn checkpoint(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
+    obey(shared, epoch)?;
+    let link = instance(shared).connect("checkpoint", STATEMENT).await?;
+    link.checkpoint(CHECKPOINT).await?;
+    shared.lock().local.checkpointed_at = Some(crate::clock::now());
     Ok(())
 }
 

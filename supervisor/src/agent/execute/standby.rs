@@ -84,7 +84,7 @@ fn point_at(
         inner.flush_seen = None;
     }
     write_pass_file(&shared.layout, Some((role, &shared.password)))?;
-    ours.write(shared.binaries.version(), &shared.layout)?;
+    ours.replace(shared.binaries.version(), &shared.layout)?;
     Ok(())
 }
 
@@ -128,7 +128,8 @@ pub async fn restart(shared: &Arc<Shared>, request: u64) -> anyhow::Result<()> {
     shared.lock().stopping = true;
     let stopped = instance(shared).stop(StopMode::Fast, START).await;
     shared.forget_running(false);
-    shared.lock().local.restarted = request;
+    // Kept on disk: an agent that starts anew must not do it again.
+    shared.promise(|promise| promise.restarted = request).context("cannot note that the restart is done")?;
     stopped.context("cannot stop PostgreSQL")?;
     shared.lock().local.wal_end = None;
     Ok(())

@@ -1,8 +1,6 @@
 //! What the node does about lost stores, failing disks and quiet times.
 
-mod common;
-
-use common::{Group, PATIENCE, eventually, sees};
+use crate::common::{Group, PATIENCE, eventually, sees};
 use pgvigil_consensus::{Bootstrap, MembershipError, StartError};
 use pgvigil_core::id::NodeId;
 use pgvigil_raft_store::WritePoint;
@@ -65,7 +63,7 @@ async fn a_failing_disk_is_fatal_and_seen() {
     broken.store(true, Ordering::SeqCst);
     // Whether this one is agreed is open: the two others can commit it without the leader's own disk.
     let node = group.node(leader);
-    let proposal = common::proposal("perhaps");
+    let proposal = crate::common::proposal("perhaps");
     let (reason, _) = tokio::time::timeout(PATIENCE, async {
         tokio::join!(node.fatal(), node.propose(&proposal, Duration::from_secs(5)))
     })

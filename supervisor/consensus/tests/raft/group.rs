@@ -1,12 +1,11 @@
 //! The life of a group of three: it elects, agrees, confirms, survives a restart, hands over, changes its members.
 
-mod common;
-
-use common::{Group, PATIENCE, eventually, proposal, sees};
+use crate::common::{Group, PATIENCE, eventually, proposal, sees};
 use pgvigil_consensus::{Bootstrap, MembershipError, ProposeError};
 use pgvigil_core::id::NodeId;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_leader_agrees_appears_everywhere() {
@@ -34,6 +33,7 @@ async fn only_a_leader_with_a_quorum_is_confirmed() {
     let old = group.leader().await;
     let others: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
     let old_term = group.node(old).confirm_leadership().await.expect("it leads");
+    group.node(old).led_since(Instant::now(), PATIENCE).await.expect("the next heartbeats show it");
     assert_eq!(old_term.node, NodeId(old));
     for id in &others {
         let refused = group.node(*id).confirm_leadership().await.expect_err("a follower does not lead");
@@ -43,6 +43,8 @@ async fn only_a_leader_with_a_quorum_is_confirmed() {
     group.isolate(old, true);
     // From the call on, no quorum can answer; what was acknowledged before does not count.
     group.node(old).confirm_leadership().await.expect_err("it is cut off");
+    let cut_off = Instant::now();
+    group.node(old).led_since(cut_off, Duration::from_secs(2)).await.expect_err("older acknowledgements do not count");
     let unavailable = group.node(old).propose(&proposal("lost"), Duration::from_secs(2)).await;
     assert!(matches!(unavailable, Err(ProposeError::Unavailable { .. } | ProposeError::NotLeader { .. })));
     let new = group.leader_among(&others).await;

@@ -1,0 +1,32 @@
+//! The fence: on disk first, then every process seen gone, then reported. Keeps S3.
+
+use crate::{
+    agent::{right::Renewal, shared::Ctx},
+    postgres::data::Conf,
+};
+use pgvigil_core::{lease::Right, local::LocalPostgres};
+
+/// Fences this member's PostgreSQL. `polite_ms`: a fast shutdown first, for at most that long.
+pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
+    let was_dead = matches!(c.a.inner.borrow().local.postgres, LocalPostgres::Stopped { crashed: true });
+    c.w.log_host(c.h, || format!("fences ({polite_ms} ms): {why}"));
+    c.a.inner.borrow_mut().stopping = true;
+    c.step("fence.begun").await;
+    super::seal_on_disk(c, Conf::sealed()).await;
+    c.step("fence.written").await;
+    let clean = if polite_ms > 0 {
+        super::stop(c, polite_ms).await
+    } else {
+        super::kill(c).await;
+        false
+    };
+    c.step("fence.killed").await;
+    c.forget_running(was_dead || !clean);
+    let mut inner = c.a.inner.borrow_mut();
+    inner.local.fence_on_disk = true;
+    inner.local.wal_end = None;
+    inner.local.right = Right::default();
+    drop(inner);
+    c.renew(Renewal::Revoked);
+    c.wake_report();
+}

@@ -1,0 +1,140 @@
+//! A data directory made anew: by pg_rewind, or by a clone beside it. The mark is written last.
+
+use super::{kill, obey, seal_on_disk};
+use crate::{
+    agent::shared::{Ctx, Failed},
+    postgres::{
+        data::{Conf, DataDir},
+        wal::Point,
+    },
+    world::World,
+};
+use pgvigil_core::{
+    id::{Epoch, Incarnation, TimelineId},
+    local::{LocalPostgres, Marker},
+    lsn::Lsn,
+    position::Position,
+    reconcile::{Upstream, history_of},
+    report::DiscardedWal,
+};
+use std::rc::Rc;
+
+/// By pg_rewind; by a clone if that does not work.
+pub async fn rewind(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Incarnation) -> Result<(), Failed> {
+    obey(c, epoch).await?;
+    let interrupted = c.w.with_data(c.h, |data| data.interrupted).unwrap_or(true);
+    let from = c.w.host_of(&upstream.key.member).ok_or("no such host")?;
+    if interrupted {
+        c.w.cover.hit("remake", "rewind-interrupted");
+        return clone(c, epoch, upstream, incarnation).await;
+    }
+    c.a.inner.borrow_mut().stopping = true;
+    seal_on_disk(c, Conf::sealed()).await;
+    kill(c).await;
+    c.forget_running(false);
+    keep_aside(c);
+    c.w.with_data(c.h, |data| data.interrupted = true);
+    c.step("rewind.begun").await;
+    let Some(copied) = copy(c, from, false).await else {
+        c.w.cover.hit("remake", "rewind-failed");
+        return clone(c, epoch, upstream, incarnation).await;
+    };
+    place(c, &copied);
+    c.step("rewind.copied").await;
+    c.w.cover.hit("remake", "rewound");
+    finish(c, incarnation).await
+}
+
+/// By pg_basebackup into a new directory.
+pub async fn clone(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Incarnation) -> Result<(), Failed> {
+    obey(c, epoch).await?;
+    c.a.inner.borrow_mut().stopping = true;
+    let from = c.w.host_of(&upstream.key.member).ok_or("no such host")?;
+    let there = c.w.hosts[c.h].disk.borrow().data.is_some();
+    if there {
+        seal_on_disk(c, Conf::sealed()).await;
+        kill(c).await;
+        c.forget_running(false);
+        keep_aside(c);
+    }
+    c.step("clone.begun").await;
+    let copied = copy(c, from, true).await.ok_or("the clone failed")?;
+    place(c, &copied);
+    c.step("clone.copied").await;
+    c.w.cover.hit("remake", "cloned");
+    finish(c, incarnation).await
+}
+
+/// What a copy of the source's directory holds at its end: the source's WAL and the source's mark.
+async fn copy(c: &Ctx, from: usize, backup: bool) -> Option<DataDir> {
+    let pid = c.w.hosts[from].pg.borrow().pid;
+    let until = c.w.exec.now() + c.w.rng.range(50_000, if c.w.rng.chance(15) { 6_000_000 } else { 600_000 });
+    loop {
+        let alive = {
+            let pg = c.w.hosts[from].pg.borrow();
+            pg.pid == pid && pg.pid != 0 && pg.ready && !pg.stopping && (backup || !pg.in_recovery)
+        };
+        if !alive || !c.w.reaches_both(c.h, from) {
+            return None;
+        }
+        if c.w.exec.now() >= until && !c.w.exec.is_frozen(World::postgres_process(from)) {
+            break;
+        }
+        c.w.pause(20_000, 40_000).await;
+    }
+    let mut copied = c.w.hosts[from].disk.borrow().data.clone()?;
+    let pg = c.w.hosts[from].pg.borrow();
+    let lsn = if pg.in_recovery { pg.replay } else { pg.flush };
+    copied.end = c.w.tree.borrow().owner(Point { branch: copied.end.branch, lsn });
+    copied.synced = copied.end.lsn;
+    copied.conf = Rc::new(Conf::sealed());
+    copied.signal = true;
+    copied.pass = false;
+    copied.door = false;
+    copied.clean = false;
+    copied.interrupted = false;
+    Some(copied)
+}
+
+fn place(c: &Ctx, copied: &DataDir) {
+    let mut disk = c.w.hosts[c.h].disk.borrow_mut();
+    disk.data = Some(copied.clone());
+    disk.data_synced = None;
+}
+
+/// Marks the new directory and forgets what was known of the old one. It was made from the reigning primary, so its
+/// WAL belongs to that history.
+async fn finish(c: &Ctx, incarnation: Incarnation) -> Result<(), Failed> {
+    let mark = Marker { cluster: World::cluster(), member: c.w.member(c.h).clone(), incarnation };
+    c.w.fsync(c.h).await;
+    let written = mark.clone();
+    c.w.with_data(c.h, |data| data.marker = Some(written));
+    let agreed = c.agreed();
+    let timeline = agreed.as_ref().and_then(|agreed| agreed.reign()).map(|reign| reign.timeline);
+    let epoch = timeline.and_then(|timeline| agreed.as_ref().and_then(|a| a.epoch_of_timeline(timeline)));
+    let mut inner = c.a.inner.borrow_mut();
+    inner.local.marker = Some(mark);
+    inner.local.postgres = LocalPostgres::Stopped { crashed: false };
+    inner.local.fence_on_disk = true;
+    inner.local.sealed = None;
+    inner.local.in_force = None;
+    inner.local.wal_end = epoch.zip(timeline).map(|(epoch, timeline)| (Position::new(epoch, Lsn::ZERO), timeline));
+    inner.flush_seen = None;
+    inner.slow = false;
+    Ok(())
+}
+
+/// The dead branch of WAL is kept before its directory goes.
+fn keep_aside(c: &Ctx) {
+    let Some(agreed) = c.agreed() else { return };
+    let (Some(reign), Some(end)) = (agreed.reign(), c.end_on_disk()) else { return };
+    let owner = TimelineId(c.w.tree.borrow().timeline(end.branch));
+    let Some(fork) = history_of(&agreed, reign).switch_point(owner) else { return };
+    if end.lsn <= fork.0 {
+        return;
+    }
+    let mut inner = c.a.inner.borrow_mut();
+    let epoch = inner.local.promise.reigned;
+    inner.discarded =
+        Some(DiscardedWal { epoch, timeline: owner, from: fork, to: Lsn(end.lsn), kept_in: "aside".to_owned() });
+}

@@ -1,0 +1,155 @@
+//! Seal for an election, read the end of the WAL, and fetch what an election orders.
+
+use super::{STATEMENT_MS, kill, obey, seal_on_disk};
+use crate::{
+    agent::shared::{Ctx, Failed},
+    planted::Planted,
+    postgres::data::{Conf, NO_INCARNATION, Name, Upstream as Following},
+};
+use pgvigil_core::{
+    cluster::ClusterState,
+    id::{Epoch, TimelineId},
+    local::{InForce, LocalPostgres, SealedAt},
+    lsn::Lsn,
+    position::Position,
+    reconcile::Upstream,
+    time::Time,
+};
+
+const CATCH_UP_MS: u64 = 25_000;
+/// How long a running server may take to be sealed before it is stopped.
+const RUNNING_MS: u64 = 2_000;
+
+/// The promise first, fsynced; then upstream emptied, no walreceiver, position read. Keeps S1.
+pub async fn seal(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
+    obey(c, epoch).await?;
+    c.promise(|promise| promise.sealed = Some(epoch)).await;
+    c.step("seal.promised").await;
+    let (position, quiet) = close(c).await?;
+    let mut inner = c.a.inner.borrow_mut();
+    inner.quiet_since = Some(quiet);
+    inner.can_stream = true;
+    inner.local.sealed = Some(SealedAt { epoch, position });
+    drop(inner);
+    c.w.log_host(c.h, || format!("sealed for {epoch} at {position}"));
+    Ok(())
+}
+
+/// The same without a promise: to learn where the WAL ends before a new upstream is followed.
+pub async fn read_wal_end(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
+    obey(c, epoch).await?;
+    close(c).await.map(|_| ())
+}
+
+async fn close(c: &Ctx) -> Result<(Position, Time), Failed> {
+    let agreed = c.agreed().ok_or("no agreed state yet")?;
+    let promotion_asked = {
+        let inner = c.a.inner.borrow();
+        let promise = &inner.local.promise;
+        promise.promotion.is_none()
+            && agreed.reigns.iter().any(|r| r.epoch == promise.reigned && r.primary.member == inner.local.me)
+    };
+    if c.w.planted != Some(Planted::SealBeforeReceptionEnds) {
+        seal_on_disk(c, Conf::sealed()).await;
+        c.step("seal.on-disk").await;
+        let runs = c.w.server_runs(c.h);
+        let promoting = promotion_asked || c.w.hosts[c.h].pg.borrow().promoting;
+        if !runs || promoting || !close_running(c).await {
+            kill(c).await;
+            let was = c.a.inner.borrow().postmaster.is_some();
+            c.w.cover.hit("seal", if was { "stopped" } else { "not-running" });
+            let crashed = matches!(c.a.inner.borrow().local.postgres, LocalPostgres::Stopped { crashed: true });
+            c.forget_running(crashed);
+        } else {
+            c.w.cover.hit("seal", "running");
+        }
+    }
+    c.w.fsync(c.h).await;
+    c.w.with_data(c.h, |data| data.synced = data.end.lsn);
+    let (position, owner) = locate(c, &agreed)?;
+    let quiet = note_end(c, position, owner);
+    c.step("seal.read").await;
+    Ok((position, quiet))
+}
+
+/// Remembers where the WAL ends, and says since when it has not moved: sampled at or beyond the end already, since that
+/// sample began; otherwise the last bytes came after it.
+fn note_end(c: &Ctx, position: Position, owner: TimelineId) -> Time {
+    let mut inner = c.a.inner.borrow_mut();
+    let sampled = inner.flush_seen.filter(|(lsn, _)| *lsn >= position.lsn);
+    inner.local.wal_end = Some((position, owner));
+    inner.local.fence_on_disk = true;
+    if let Some(in_force) = inner.local.in_force.take() {
+        inner.local.in_force = Some(InForce { upstream: None, version: None, ..in_force });
+    }
+    sampled.map_or_else(|| c.w.now(c.h), |(_, began)| began)
+}
+
+/// Reload, no walreceiver left, the empty values shown, still no walreceiver. `false`: it must be stopped instead.
+async fn close_running(c: &Ctx) -> bool {
+    let deadline = c.now().plus(RUNNING_MS);
+    c.w.reload(c.h);
+    loop {
+        if c.now() >= deadline {
+            return false;
+        }
+        if c.w.has_receiver(c.h) {
+            c.w.pause(300, 1_500).await;
+            c.w.terminate_receiver(c.h);
+            continue;
+        }
+        let Some(sample) = c.sample(deadline.since(c.now())).await else { return false };
+        if c.w.hosts[c.h].pg.borrow().conf.upstream.is_some() {
+            continue;
+        }
+        if !sample.in_recovery {
+            return false;
+        }
+        c.step("seal.shown").await;
+        if !c.w.has_receiver(c.h) {
+            return true;
+        }
+    }
+}
+
+/// The position in agreed terms: the epoch in which the owning timeline began (history A3).
+fn locate(c: &Ctx, agreed: &ClusterState) -> Result<(Position, TimelineId), Failed> {
+    let end = c.end_on_disk().ok_or("no data directory")?;
+    let owner = TimelineId(c.w.tree.borrow().timeline(end.branch));
+    match agreed.epoch_of_timeline(owner) {
+        Some(epoch) => Ok((Position::new(epoch, Lsn(end.lsn)), owner)),
+        None => Err(format!("its WAL ends on timeline {owner}, which was never allotted")),
+    }
+}
+
+/// The one reception of WAL that a seal allows: from another sealed member, by the election's order, under a name that
+/// no rule counts.
+pub async fn catch_up(c: &Ctx, epoch: Epoch, source: &Upstream) -> Result<(), Failed> {
+    obey(c, epoch).await?;
+    let agreed = c.agreed().ok_or("no agreed state yet")?;
+    let order = agreed.election.as_ref().filter(|e| e.epoch == epoch).and_then(|e| e.catch_up.clone());
+    let order = order.ok_or("the election gives no such order")?;
+    if c.a.inner.borrow().postmaster.is_none() {
+        return Err("PostgreSQL does not run".to_owned());
+    }
+    let host = c.w.host_of(&source.key.member).ok_or("no such host")?;
+    let name = Name { host: c.h, incarnation: NO_INCARNATION, epoch: 0 };
+    c.w.fsync(c.h).await;
+    c.w.with_data(c.h, |data| data.pass = true);
+    c.w.write_conf(c.h, |conf| conf.upstream = Some(Following { host, name }));
+    c.w.reload(c.h);
+    c.step("catch-up.begun").await;
+    let deadline = c.now().plus(CATCH_UP_MS);
+    loop {
+        let sample = c.sample(STATEMENT_MS).await.ok_or("no server")?;
+        if sample.receive.unwrap_or(0).max(sample.replay) >= order.target.lsn.0 {
+            break;
+        }
+        let still = c.agreed().is_some_and(|a| a.election.as_ref().is_some_and(|e| e.epoch == epoch));
+        if !still || c.now() > deadline {
+            return Err(format!("the WAL up to {} did not come", order.target));
+        }
+        c.w.pause(5_000, 8_000).await;
+    }
+    seal(c, epoch).await
+}

@@ -1,0 +1,58 @@
+//! What must hold in every history; the first thing that does not ends the run.
+
+mod agreed;
+mod durability;
+mod liveness;
+mod service;
+
+use crate::{
+    exec::Micros,
+    postgres::wal::{Branch, Point},
+};
+use pgvigil_core::id::Revision;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A property that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Its name: `S1`, `S2`, `S3`, `S5`, `invariant`, `liveness`.
+    pub property: &'static str,
+    /// True microseconds.
+    pub at: Micros,
+    /// What was found.
+    pub detail: String,
+}
+
+/// What the checkers remember.
+#[derive(Debug, Default)]
+pub struct Check {
+    /// The first violation.
+    pub violation: Option<Violation>,
+    /// The end of the last acknowledged commit of each branch, by the epoch of its acknowledgement.
+    acknowledged: BTreeMap<(Branch, u64), u64>,
+    /// From what each primary that was promoted or started began: epoch, host, point.
+    begun: Vec<(u64, usize, Point)>,
+    /// Who acknowledges in each epoch.
+    acknowledges: BTreeMap<u64, usize>,
+    /// The newest epoch that was open to clients.
+    opened: u64,
+    /// Up to this epoch, a forced failover has given up commits.
+    forgiven: u64,
+    /// What each process of pgvigil has learned: by host, its life and the revision.
+    learned: BTreeMap<usize, (u64, Revision)>,
+    /// Acknowledged commits.
+    pub commits: u64,
+    /// The last acknowledgement to a client: when, in which epoch.
+    pub last: (Micros, u64),
+    /// Appointments that were promoted or continued.
+    pub reigns: u64,
+}
+
+impl Check {
+    fn fail(&mut self, property: &'static str, at: Micros, detail: String) {
+        if self.violation.is_none() {
+            self.violation = Some(Violation { property, at, detail });
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Virtual time and the tasks that live in it: a queue of events, polled in one thread, in one order.
+//!
+//! Agents and controllers are written as `async` functions like the real ones, so that every `await` is a place where
+//! a crash can cut them off. A task belongs to a simulated process: a frozen process's events wait until it is thawed,
+//! a killed one's tasks are dropped where they stand, without running anything more.
+
+use std::{
+    cell::{Cell, RefCell},
+    cmp::{Ordering, Reverse},
+    collections::BinaryHeap,
+    future::Future,
+    pin::Pin,
+    task::{Context, Waker},
+};
+
+pub use crate::signal::{Done, Notify, Watch};
+
+/// True time since the beginning of the simulation, in microseconds.
+pub type Micros = u64;
+
+/// A simulated process: its number in the executor.
+pub type ProcessId = usize;
+
+/// A task; a stale one names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TaskId {
+    slot: usize,
+    generation: u64,
+}
+
+/// What is due: a task, or an event of the world outside of tasks.
+enum Due<E> {
+    Task(TaskId),
+    /// For the world, and for the process that must not be frozen for it to happen.
+    World(Option<ProcessId>, E),
+}
+
+/// Ordered by time, then by the order in which they were asked for.
+struct Entry<E> {
+    at: Micros,
+    order: u64,
+    due: Due<E>,
+}
+
+impl<E> PartialEq for Entry<E> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl<E> Eq for Entry<E> {}
+
+impl<E> PartialOrd for Entry<E> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<E> Ord for Entry<E> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+#[derive(Default)]
+struct Slot {
+    generation: u64,
+    process: ProcessId,
+    alive: bool,
+    work: Option<Work>,
+}
+
+struct Process<E> {
+    /// Stopped so many times by itself.
+    stopped: u32,
+    /// Stopped so many times with its host.
+    held: u32,
+    parked: Vec<Due<E>>,
+}
+
+impl<E> Process<E> {
+    const fn is_frozen(&self) -> bool {
+        self.stopped > 0 || self.held > 0
+    }
+}
+
+/// The queue of events and the tasks.
+pub struct Exec<E> {
+    now: Cell<Micros>,
+    order: Cell<u64>,
+    queue: RefCell<BinaryHeap<Reverse<Entry<E>>>>,
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<usize>>,
+    current: Cell<Option<TaskId>>,
+    processes: RefCell<Vec<Process<E>>>,
+    /// Folded over everything that happened: the trace hash.
+    pub hash: Cell<u64>,
+    /// Events handled so far.
+    pub handled: Cell<u64>,
+}
+
+impl<E> Exec<E> {
+    /// An empty queue at time 0 for `processes` processes.
+    #[must_use]
+    pub fn new(processes: usize) -> Self {
+        Self {
+            now: Cell::new(0),
+            order: Cell::new(0),
+            queue: RefCell::default(),
+            slots: RefCell::default(),
+            free: RefCell::default(),
+            current: Cell::new(None),
+            processes: RefCell::new(
+                (0..processes).map(|_| Process { stopped: 0, held: 0, parked: Vec::new() }).collect(),
+            ),
+            hash: Cell::new(0xCBF2_9CE4_8422_2325),
+            handled: Cell::new(0),
+        }
+    }
+
+    /// True time.
+    pub fn now(&self) -> Micros {
+        self.now.get()
+    }
+
+    /// Mixes `value` into the trace hash.
+    pub fn mix(&self, value: u64) {
+        let mut hash = self.hash.get() ^ value;
+        hash = hash.wrapping_mul(0x0000_0100_0000_01B3);
+        self.hash.set(hash ^ (hash >> 29));
+    }
+
+    fn push(&self, at: Micros, due: Due<E>) {
+        let order = self.order.get() + 1;
+        self.order.set(order);
+        self.queue.borrow_mut().push(Reverse(Entry { at: at.max(self.now()), order, due }));
+    }
+
+    /// Lets `event` happen at `at`, as soon as `process` is not frozen.
+    pub fn at(&self, at: Micros, process: Option<ProcessId>, event: E) {
+        self.push(at, Due::World(process, event));
+    }
+
+    /// Polls `task` at `at`.
+    pub fn wake_at(&self, at: Micros, task: TaskId) {
+        self.push(at, Due::Task(task));
+    }
+
+    /// The task that is being polled.
+    pub fn current(&self) -> Option<TaskId> {
+        self.current.get()
+    }
+
+    /// Starts `work` as a task of `process`.
+    pub fn spawn(&self, process: ProcessId, work: impl Future<Output = ()> + 'static) -> TaskId {
+        let mut slots = self.slots.borrow_mut();
+        let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            slots.push(Slot::default());
+            slots.len() - 1
+        });
+        let place = &mut slots[slot];
+        place.generation += 1;
+        place.process = process;
+        place.alive = true;
+        place.work = Some(Box::pin(work));
+        let task = TaskId { slot, generation: place.generation };
+        drop(slots);
+        self.push(self.now(), Due::Task(task));
+        task
+    }
+
+    /// Whether `task` has not ended.
+    pub fn is_alive(&self, task: TaskId) -> bool {
+        self.slots.borrow().get(task.slot).is_some_and(|slot| slot.alive && slot.generation == task.generation)
+    }
+
+    /// Drops `task` where it stands.
+    pub fn abort(&self, task: TaskId) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(task.slot).filter(|slot| slot.alive && slot.generation == task.generation)
+        else {
+            return;
+        };
+        slot.alive = false;
+        let work = slot.work.take();
+        drop(slots);
+        if work.is_some() {
+            self.free.borrow_mut().push(task.slot);
+        }
+        drop(work);
+    }
+
+    /// Drops every task of `process` and everything parked for it.
+    pub fn kill(&self, process: ProcessId) {
+        let tasks: Vec<TaskId> = {
+            let slots = self.slots.borrow();
+            let of = slots.iter().enumerate().filter(|(_, slot)| slot.alive && slot.process == process);
+            of.map(|(slot, place)| TaskId { slot, generation: place.generation }).collect()
+        };
+        for task in tasks {
+            self.abort(task);
+        }
+        let mut processes = self.processes.borrow_mut();
+        processes[process].stopped = 0;
+        let parked = std::mem::take(&mut processes[process].parked);
+        drop(processes);
+        drop(parked);
+    }
+
+    /// Whether `process` is frozen, by itself or with its host.
+    pub fn is_frozen(&self, process: ProcessId) -> bool {
+        self.processes.borrow()[process].is_frozen()
+    }
+
+    /// Whether `process` is frozen with its host.
+    pub fn is_held(&self, process: ProcessId) -> bool {
+        self.processes.borrow()[process].held > 0
+    }
+
+    /// Freezes `process`: what is due for it waits. A second time, it needs to be thawed twice.
+    pub fn freeze(&self, process: ProcessId) {
+        self.processes.borrow_mut()[process].stopped += 1;
+    }
+
+    /// Freezes `process` with its host.
+    pub fn hold(&self, process: ProcessId) {
+        self.processes.borrow_mut()[process].held += 1;
+    }
+
+    /// Thaws `process`: what was due meanwhile happens now, in its old order, unless its host is frozen.
+    pub fn thaw(&self, process: ProcessId) {
+        let stopped = self.processes.borrow()[process].stopped;
+        self.processes.borrow_mut()[process].stopped = stopped.saturating_sub(1);
+        self.unpark(process);
+    }
+
+    /// Thaws `process` with its host.
+    pub fn release(&self, process: ProcessId) {
+        let held = self.processes.borrow()[process].held;
+        self.processes.borrow_mut()[process].held = held.saturating_sub(1);
+        self.unpark(process);
+    }
+
+    /// Thaws `process`, however often it was frozen.
+    pub fn thaw_for_good(&self, process: ProcessId) {
+        let mut processes = self.processes.borrow_mut();
+        processes[process].stopped = 0;
+        processes[process].held = 0;
+        drop(processes);
+        self.unpark(process);
+    }
+
+    fn unpark(&self, process: ProcessId) {
+        let parked = {
+            let mut processes = self.processes.borrow_mut();
+            if processes[process].is_frozen() {
+                return;
+            }
+            std::mem::take(&mut processes[process].parked)
+        };
+        for due in parked {
+            self.push(self.now(), due);
+        }
+    }
+
+    /// Drops everything: tasks hold the world that holds this executor.
+    pub fn clear(&self) {
+        let slots = std::mem::take(&mut *self.slots.borrow_mut());
+        drop(slots);
+        self.queue.borrow_mut().clear();
+        self.processes.borrow_mut().clear();
+    }
+
+    fn parked(&self, process: ProcessId, due: Due<E>) -> Option<Due<E>> {
+        let mut processes = self.processes.borrow_mut();
+        match processes.get_mut(process) {
+            Some(place) if place.is_frozen() => {
+                place.parked.push(due);
+                None
+            }
+            _ => Some(due),
+        }
+    }
+
+    /// Handles what is due until `until`; world events are returned to the caller, one at a time.
+    pub fn next(&self, until: Micros) -> Option<E> {
+        loop {
+            let Reverse(Entry { at, order, due }) = {
+                let mut queue = self.queue.borrow_mut();
+                if queue.peek().is_none_or(|Reverse(entry)| entry.at > until) {
+                    self.now.set(until.max(self.now()));
+                    return None;
+                }
+                queue.pop()?
+            };
+            self.now.set(at);
+            self.handled.set(self.handled.get() + 1);
+            self.mix(at ^ order.rotate_left(32));
+            match due {
+                Due::Task(task) => {
+                    if !self.is_alive(task) {
+                        continue;
+                    }
+                    let process = self.slots.borrow()[task.slot].process;
+                    if let Some(Due::Task(task)) = self.parked(process, Due::Task(task)) {
+                        self.poll(task);
+                    }
+                }
+                Due::World(None, event) => return Some(event),
+                Due::World(Some(process), event) => {
+                    if let Some(Due::World(_, event)) = self.parked(process, Due::World(Some(process), event)) {
+                        return Some(event);
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll(&self, task: TaskId) {
+        let Some(mut work) = self.slots.borrow_mut()[task.slot].work.take() else { return };
+        self.current.set(Some(task));
+        let done = work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        self.current.set(None);
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[task.slot];
+        if !done && slot.alive && slot.generation == task.generation {
+            slot.work = Some(work);
+            return;
+        }
+        slot.alive = false;
+        drop(slots);
+        self.free.borrow_mut().push(task.slot);
+        drop(work);
+    }
+}

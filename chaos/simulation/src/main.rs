@@ -1,0 +1,205 @@
+//! The command line of the simulation.
+
+use clap::{Parser, Subcommand};
+use pgvigil_simulation::{
+    coverage::{self, Counts},
+    plan::plan_for,
+    planted::{ALL, Planted},
+    run::{Options, Outcome, replay_command, run},
+    shrink::shrink,
+};
+use std::{collections::BTreeSet, process::ExitCode, time::Instant};
+
+/// Deterministic simulation of whole pgvigil clusters.
+#[derive(Parser)]
+#[command(name = "pgvigil-simulation")]
+struct Arguments {
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run many seeds and say which fail.
+    Run {
+        /// How many.
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+        /// The first one.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// A bug put back on purpose.
+        #[arg(long)]
+        planted: Option<Planted>,
+        /// Also print what was reached.
+        #[arg(long)]
+        coverage: bool,
+        /// Go on after failing seeds.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Run one seed.
+    Seed {
+        /// Which.
+        seed: u64,
+        /// Print what happens.
+        #[arg(long)]
+        trace: bool,
+        /// Only the faults of these numbers in the plan, or `none`.
+        #[arg(long)]
+        keep: Option<String>,
+        /// A bug put back on purpose.
+        #[arg(long)]
+        planted: Option<Planted>,
+    },
+    /// Drop faults from a failing seed while it still fails.
+    Shrink {
+        /// Which.
+        seed: u64,
+        /// A bug put back on purpose.
+        #[arg(long)]
+        planted: Option<Planted>,
+    },
+    /// Put every bug back on purpose, and say how many seeds it takes to find it.
+    Planted {
+        /// At most so many seeds for each.
+        #[arg(long, default_value_t = 400)]
+        seeds: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Verb::Run { seeds, first, planted, coverage, all } => {
+            many(first, seeds, &Options { planted, ..Options::default() }, coverage, all, arguments.json)
+        }
+        Verb::Seed { seed, trace, keep, planted } => match keep.as_deref().map(numbers).transpose() {
+            Ok(keep) => {
+                let outcome = run(seed, &Options { planted, keep, trace });
+                show(&outcome, arguments.json);
+                code(outcome.violation.is_none())
+            }
+            Err(error) => {
+                eprintln!("--keep: {error}; expected numbers such as 3,7,9 or none");
+                ExitCode::from(2)
+            }
+        },
+        Verb::Shrink { seed, planted } => shrunk(seed, &Options { planted, ..Options::default() }, arguments.json),
+        Verb::Planted { seeds } => bugs(seeds, arguments.json),
+    }
+}
+
+fn code(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn numbers(text: &str) -> Result<BTreeSet<usize>, std::num::ParseIntError> {
+    if text == "none" {
+        return Ok(BTreeSet::new());
+    }
+    text.split(',').map(|number| number.trim().parse()).collect()
+}
+
+fn show(outcome: &Outcome, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(outcome).unwrap_or_default());
+        return;
+    }
+    println!(
+        "seed {}: {:.1} s simulated, {} events, {} commits, {} reigns, {} faults, healed in {:?} ms, hash {:016x}",
+        outcome.seed,
+        outcome.simulated_ms as f64 / 1e3,
+        outcome.events,
+        outcome.commits,
+        outcome.reigns,
+        outcome.faults,
+        outcome.healed_ms,
+        outcome.hash
+    );
+    if let Some(violation) = &outcome.violation {
+        println!("  {} at {:.6} s: {}", violation.property, violation.at as f64 / 1e6, violation.detail);
+    }
+}
+
+fn many(first: u64, seeds: u64, options: &Options, print_coverage: bool, all: bool, json: bool) -> ExitCode {
+    let began = Instant::now();
+    let mut counts = Counts::new();
+    let (mut simulated, mut reigns, mut commits, mut failed) = (0, 0, 0, 0);
+    for seed in first..first + seeds {
+        let outcome = run(seed, options);
+        coverage::add(&mut counts, &outcome.coverage);
+        simulated += outcome.simulated_ms;
+        reigns += outcome.reigns;
+        commits += outcome.commits;
+        if json {
+            show(&outcome, true);
+        }
+        if outcome.violation.is_some() {
+            failed += 1;
+            if !json {
+                show(&outcome, false);
+                println!("  {}", replay_command(seed, options));
+            }
+            if !all {
+                break;
+            }
+        }
+    }
+    if !json {
+        let took = began.elapsed().as_secs_f64();
+        println!(
+            "{seeds} seeds from {first}: {failed} failed; {:.0} s simulated in {took:.1} s ({:.0} times real time), {reigns} \
+             reigns ({:.0} a minute), {commits} commits",
+            simulated as f64 / 1e3,
+            simulated as f64 / 1e3 / took,
+            reigns as f64 * 60.0 / took
+        );
+        if print_coverage {
+            for (group, names) in &counts {
+                for (name, count) in names {
+                    println!("  {group:<14} {name:<28} {count}");
+                }
+            }
+        }
+    }
+    code(failed == 0)
+}
+
+fn shrunk(seed: u64, options: &Options, json: bool) -> ExitCode {
+    let Some((keep, outcome)) = shrink(seed, options) else {
+        println!("seed {seed} does not fail");
+        return ExitCode::SUCCESS;
+    };
+    show(&outcome, json);
+    let scenario = plan_for(seed, options.planted);
+    for number in &keep {
+        println!("  #{number} {:?}", scenario.faults[*number]);
+    }
+    println!("  {}", replay_command(seed, &Options { keep: Some(keep), ..options.clone() }));
+    ExitCode::FAILURE
+}
+
+fn bugs(seeds: u64, json: bool) -> ExitCode {
+    let mut good = true;
+    for planted in ALL {
+        let options = Options { planted: Some(*planted), ..Options::default() };
+        let found = (1..=seeds).find_map(|seed| {
+            let violation = run(seed, &options).violation?;
+            (violation.property != "liveness").then_some((seed, violation))
+        });
+        good &= found.is_some();
+        if json {
+            println!("{}", serde_json::json!({ "planted": planted, "seeds": found.as_ref().map(|(seed, _)| seed) }));
+            continue;
+        }
+        match found {
+            Some((seed, violation)) => println!("{planted:?}: found by seed {seed} ({})", violation.property),
+            None => println!("{planted:?}: not found in {seeds} seeds"),
+        }
+    }
+    code(good)
+}

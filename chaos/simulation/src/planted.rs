@@ -1,0 +1,50 @@
+//! Bugs put back on purpose, in the world around the core: the proof that the checkers catch what they are for.
+
+use serde::{Deserialize, Serialize};
+
+/// A planted bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Planted {
+    /// A seal is answered before reception has stopped: the position is read while a walreceiver still streams.
+    SealBeforeReceptionEnds,
+    /// What a seal writes is not fsynced.
+    SealNotDurable,
+    /// The leader opens at once, as if every former primary were fenced.
+    LeaseIgnored,
+    /// The guard does not kill when the deadline comes.
+    GuardDoesNotKill,
+    /// Killing spares the backends.
+    FenceMissesBackends,
+    /// A server is started and promoted with its door open.
+    DoorOpenAtStart,
+    /// Every seal claims as much WAL as the best one: the wrong candidate is chosen.
+    PositionsInvented,
+    /// The proof of a rule is given without waiting for walsenders and standbys.
+    ProofInvented,
+    /// A standby follows without its WAL having been seen to end before the fork.
+    FollowUnverified,
+    /// A wiped member comes back with a fresh, empty history under its old incarnation.
+    WipedKeepsIncarnation,
+    /// A leader answers agents, and renews leases, without asking a quorum.
+    NoConfirmation,
+    /// The right is counted from when the renewal came back, not from when the heartbeat was sent.
+    RightFromReceipt,
+}
+
+/// The planted bugs that are found. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet, which
+/// takes two failovers within the time that one standby lags. Nor are two any more that a second line in the core
+/// stops: it remembers what was proven of an incarnation, and has one that came back with less made anew
+/// ([`Planted::WipedKeepsIncarnation`]); and an appointee compares its own end with its seal before it promotes
+/// ([`Planted::PositionsInvented`]; the model takes both lines out, `no-catch-up`).
+pub const ALL: &[Planted] = &[
+    Planted::SealBeforeReceptionEnds,
+    Planted::SealNotDurable,
+    Planted::LeaseIgnored,
+    Planted::GuardDoesNotKill,
+    Planted::FenceMissesBackends,
+    Planted::DoorOpenAtStart,
+    Planted::FollowUnverified,
+    Planted::NoConfirmation,
+    Planted::RightFromReceipt,
+];

@@ -1,0 +1,134 @@
+//! What lies on a host's disk: the data directory, the agent's promise, and what of it survives the loss of power.
+
+use super::wal::Point;
+use pgvigil_core::local::{Marker, Promise};
+use std::{collections::BTreeSet, rc::Rc};
+
+/// The name under which a walreceiver connects: host, incarnation and epoch; what `MemberKey::sync_name` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// Whose.
+    pub host: usize,
+    /// Which of its data directories; [`NO_INCARNATION`] for a name that no rule counts.
+    pub incarnation: u64,
+    /// Of which epoch.
+    pub epoch: u64,
+}
+
+/// For the name of a catch-up, which no rule counts.
+pub const NO_INCARNATION: u64 = u64::MAX;
+
+/// `synchronous_standby_names` and what else decides whether a commit waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// k; 0 stands for `synchronous_commit = local`.
+    pub k: u32,
+    /// Who; nobody when empty, and then commits wait for ever.
+    pub names: BTreeSet<Name>,
+}
+
+/// An upstream in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Which host.
+    pub host: usize,
+    /// Under which name.
+    pub name: Name,
+}
+
+/// pgvigil's settings file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conf {
+    /// Who confirms commits.
+    pub names: Names,
+    /// The generation that a new connection shows: epoch, version, door.
+    pub generation: (u64, u64, bool),
+    /// Whom a standby follows.
+    pub upstream: Option<Upstream>,
+    /// Recovery is pinned to the timeline that owns the end.
+    pub pinned: bool,
+}
+
+impl Conf {
+    /// Nobody confirms, nobody is followed.
+    #[must_use]
+    pub fn sealed() -> Self {
+        Self { names: Names { k: 1, names: BTreeSet::new() }, generation: (0, 0, false), upstream: None, pinned: false }
+    }
+}
+
+/// A data directory.
+#[derive(Clone, Debug)]
+pub struct DataDir {
+    /// Whose it is.
+    pub marker: Option<Marker>,
+    /// `standby.signal`.
+    pub signal: bool,
+    /// Our settings file.
+    pub conf: Rc<Conf>,
+    /// The pass file holds the replication password.
+    pub pass: bool,
+    /// `pg_hba.conf` lets clients in.
+    pub door: bool,
+    /// The end of its WAL, in the kernel's memory at least.
+    pub end: Point,
+    /// How much of that survives the loss of power.
+    pub synced: u64,
+    /// The control file says that it was shut down in good order.
+    pub clean: bool,
+    /// Numbers of timelines that have a history file here, reserved ones too.
+    pub histories: BTreeSet<u32>,
+    /// A rewind was begun and has not ended.
+    pub interrupted: bool,
+}
+
+/// What pgvigil wrote that the loss of power may undo, if it was not fsynced.
+#[derive(Clone, Debug)]
+pub struct Synced {
+    /// `standby.signal`.
+    pub signal: bool,
+    /// Our settings file.
+    pub conf: Rc<Conf>,
+    /// The pass file.
+    pub pass: bool,
+}
+
+/// A host's disk.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    /// The data directory; `None` when it is empty.
+    pub data: Option<DataDir>,
+    /// The agent's promise, as it reads it.
+    pub promise: Promise,
+    /// The agent's promise as the loss of power leaves it.
+    pub promise_synced: Promise,
+    /// What the loss of power restores; `None`: everything was fsynced.
+    pub data_synced: Option<Synced>,
+    /// fsync hangs until this true time.
+    pub stalled_until: u64,
+}
+
+impl Disk {
+    /// The loss of power: whatever was not fsynced is gone.
+    pub fn lose_power(&mut self) {
+        self.promise = self.promise_synced.clone();
+        let synced = self.data_synced.take();
+        if let Some(data) = &mut self.data {
+            data.end.lsn = data.end.lsn.min(data.synced.max(1));
+            if let Some(synced) = synced {
+                data.signal = synced.signal;
+                data.conf = synced.conf;
+                data.pass = synced.pass;
+            }
+        }
+    }
+
+    /// Remembers, before a write that is not fsynced, what the loss of power would restore.
+    pub fn before_unsynced(&mut self) {
+        if self.data_synced.is_none()
+            && let Some(data) = &self.data
+        {
+            self.data_synced = Some(Synced { signal: data.signal, conf: Rc::clone(&data.conf), pass: data.pass });
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Goal: nothing that must hold breaks under any of the seeds of continuous integration, and those seeds reach every
+//! kind of fault, every command, every action and every finding that a run can reach.
+//! Method: 240 seeds, their coverage added up; one of them twice, for determinism.
+
+use pgvigil_simulation::{
+    agent::act,
+    coverage::{self, Counts},
+    fault,
+    run::{Options, replay_command, run},
+};
+
+const SEEDS: u64 = 240;
+
+/// What `Command::name` says of every command.
+const COMMANDS: &[&str] = &[
+    "create-cluster",
+    "register-member",
+    "new-incarnation",
+    "request-reinit",
+    "request-restart",
+    "request-leave",
+    "forget",
+    "found",
+    "begin-election",
+    "appoint",
+    "record-promotion",
+    "open",
+    "complete-rule",
+    "begin-change",
+    "finish-change",
+    "change-settings",
+    "pause",
+    "resume",
+    "request-election",
+    "drop-request",
+    "confirm-guard",
+    "catch-up",
+    "note",
+];
+
+/// The findings of `decide` that a run can reach. Not among them: `unusable`, `unexpected`, `two-primaries`,
+/// `no-primary-to-adopt`, `other-system`, `wrong-timeline` and `primary-behind`, which need foreign servers or a disk
+/// that lies.
+const FINDINGS: &[&str] = &[
+    "agent-lost",
+    "catching-up",
+    "incomplete",
+    "manual",
+    "paused",
+    "primary-suspect",
+    "promoting",
+    "rule-change",
+    "switchover-waits",
+    "too-few-members",
+    "too-few-seals",
+    "too-few-standbys",
+    "unguarded",
+    "waiting-for-fence",
+    "waiting-for-lease",
+    "waiting-for-members",
+    "waiting-for-seals",
+];
+
+/// The findings of `reconcile` that a run can reach.
+const AGENT_FINDINGS: &[&str] = &[
+    "becoming-primary",
+    "busy",
+    "cannot-seal-yet",
+    "draining",
+    "fenced",
+    "needs-new-incarnation",
+    "no-right",
+    "not-a-member",
+    "not-founded",
+    "nothing-to-seal",
+    "sealed",
+    "standing",
+    "starting",
+    "waiting-for-primary",
+];
+
+fn missing(counts: &Counts, group: &str, names: &[&str]) -> Vec<String> {
+    let never = names.iter().filter(|name| coverage::count(counts, group, name) == 0);
+    never.map(|name| format!("{group} {name}")).collect()
+}
+
+#[test]
+fn every_seed_holds_and_together_they_reach_everything() {
+    let mut counts = Counts::new();
+    let mut failed = Vec::new();
+    for seed in 1..=SEEDS {
+        let outcome = run(seed, &Options::default());
+        coverage::add(&mut counts, &outcome.coverage);
+        if let Some(violation) = outcome.violation {
+            failed.push(format!("{violation:?}\n    {}", replay_command(seed, &Options::default())));
+        }
+    }
+    assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
+    let mut never = missing(&counts, "fault", fault::NAMES);
+    never.extend(missing(&counts, "action", act::NAMES));
+    never.extend(missing(&counts, "command", COMMANDS));
+    never.extend(missing(&counts, "finding", FINDINGS));
+    never.extend(missing(&counts, "agent-finding", AGENT_FINDINGS));
+    never.extend(missing(&counts, "struck", fault::STEPS));
+    never.extend(missing(&counts, "election", &["failover", "switchover", "forced", "renewal"]));
+    never.extend(missing(&counts, "appointed", &["Promote", "Continue"]));
+    never.extend(missing(&counts, "raft", &["stale-leader-stood-down", "not-confirmed", "not-agreed-in-time"]));
+    assert!(never.is_empty(), "never reached: {}", never.join(", "));
+}
+
+#[test]
+fn the_same_seed_is_the_same_history_and_another_seed_another() {
+    let hash = |seed| run(seed, &Options::default()).hash;
+    assert_eq!(hash(7), hash(7));
+    assert_eq!(hash(8), hash(8));
+    assert_ne!(hash(7), hash(8));
+}

@@ -1,0 +1,42 @@
+//! The configuration file of one node on loopback.
+
+use std::collections::BTreeMap;
+
+use super::{Cluster, ClusterError, Node};
+use crate::bare;
+
+/// Its text. `voters`: the initial ones; a node that is none of them is an agent without a vote. `more`: further lines
+/// of `[member]`. `bootstrap`: the first settings of a new cluster, `None` for a node that joins one.
+pub(super) fn text(
+    cluster: &Cluster,
+    node: &Node,
+    voters: &[(u64, String)],
+    more: &str,
+    bootstrap: Option<&BTreeMap<String, String>>,
+) -> Result<String, ClusterError> {
+    let Node { id, member, listen, port, .. } = node;
+    let list: Vec<String> = voters.iter().map(|(id, address)| format!("{id} = \"{address}\"")).collect();
+    let initial = if voters.iter().any(|(voter, _)| voter == id) { "" } else { "initial_voter = false\n" };
+    let mut text = format!(
+        "cluster = \"chaos\"\n\
+         [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}\
+         [member]\nname = \"{member}\"\nhost = \"127.0.0.1\"\nport = {port}\ndata_dir = {data:?}\n\
+         bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
+         hba = [\"host all all 127.0.0.1/32 trust\"]\n{more}\
+         [member.parameters]\nshared_buffers = \"32MB\"\n",
+        state = node.dir.join("state"),
+        voters = list.join(", "),
+        data = node.data_dir,
+        bin = bare::bin_dir()?,
+        password = cluster.password,
+        user = cluster.account.name,
+    );
+    if let Some(settings) = bootstrap {
+        let expect: Vec<String> = cluster.nodes.iter().map(|node| format!("\"{}\"", node.member)).collect();
+        text.push_str(&format!("[bootstrap]\nexpect = [{}]\n[bootstrap.settings]\n", expect.join(", ")));
+        for (key, value) in settings {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+    }
+    Ok(text)
+}

@@ -1,0 +1,221 @@
+//! Goal: a member follows the primary of the reign only with WAL that belongs to its history, and is made anew
+//! otherwise, never over evidence. Method: member 1 reigns in epoch 2 on timeline 2, forked at 300; the others return.
+
+use super::*;
+use crate::{
+    command::Command,
+    id::{ClusterId, Incarnation},
+    local::InForce,
+    position::Position,
+    report::Adoptable,
+    testing::{World, agent::running, begin, name, spec},
+};
+
+/// Member 1 reigns in epoch 2, promoted; the rule of epoch 1 is still open.
+fn promoted() -> World {
+    let mut world = World::serving(3, 1);
+    world.succeed(2, 1, &[1, 2], (1, 300));
+    world.promoted(2, 2, 300);
+    world
+}
+
+/// The same, and only its own rule is open.
+fn complete() -> World {
+    let mut world = promoted();
+    world.must(Command::Open { epoch: Epoch(2) });
+    world.completed(2, &[2]);
+    world
+}
+
+fn ends(local: Local, began: u64, lsn: u64, timeline: u32) -> Local {
+    Local { wal_end: Some((Position::new(Epoch(began), Lsn(lsn)), TimelineId(timeline))), ..local }
+}
+
+fn remade(world: &World, local: &Local) -> String {
+    let plan = world.plan(local);
+    assert_eq!(plan.action, None);
+    plan.needs_new_incarnation.unwrap_or_else(|| panic!("{:?}", plan.findings))
+}
+
+fn follows(world: &World, local: &Local) {
+    match world.acts(local) {
+        Action::Follow { epoch, upstream, key } => {
+            let reign = world.cluster().reign().unwrap();
+            assert_eq!((epoch, &upstream.key, key), (reign.epoch, &reign.primary, world.key_of(&local.me)));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+impl World {
+    fn key_of(&self, member: &crate::id::MemberId) -> crate::id::MemberKey {
+        self.cluster().key_of(member).unwrap()
+    }
+}
+
+#[test]
+fn a_standby_that_follows_is_left_alone() {
+    let world = promoted();
+    assert_eq!(world.plan(&world.standby(2)), Plan::default());
+}
+
+#[test]
+fn nobody_follows_a_primary_that_is_not_promoted_yet() {
+    let mut world = World::serving(3, 1);
+    world.succeed(2, 1, &[1, 2], (1, 300));
+    world.rests(&ends(world.sealed(2, 2, (1, 300)), 1, 300, 1), "waiting-for-primary");
+    world.rests(&ends(world.stopped(2), 1, 300, 1), "waiting-for-primary");
+}
+
+/// History A6: PostgreSQL compares LSNs without timelines.
+#[test]
+fn a_standby_follows_only_with_wal_that_ends_at_or_before_the_fork() {
+    let world = promoted();
+    let sealed = Local { wal_end: None, ..world.sealed(2, 2, (1, 300)) };
+    assert_eq!(world.acts(&sealed), Action::ReadWalEnd { epoch: Epoch(2) }, "unknown: read first");
+    follows(&world, &ends(sealed.clone(), 1, 300, 1));
+    follows(&world, &ends(sealed.clone(), 2, 400, 2));
+    assert!(remade(&world, &ends(sealed.clone(), 1, 301, 1)).contains("ended at 0/12C"));
+    assert!(remade(&world, &ends(sealed, 3, 10, 3)).contains("not in the history"));
+}
+
+#[test]
+fn a_stopped_standby_is_started_only_with_wal_that_belongs() {
+    let world = promoted();
+    let stopped = world.stopped(2);
+    assert_eq!(world.acts(&stopped), Action::ReadWalEnd { epoch: Epoch(2) });
+    let Action::StartStandby { epoch, following: Some((upstream, key)) } =
+        world.acts(&ends(stopped.clone(), 1, 300, 1))
+    else {
+        panic!("not started")
+    };
+    assert_eq!((epoch, upstream.key, key), (Epoch(2), world.key(1), world.key(2)));
+    remade(&world, &ends(stopped, 1, 301, 1));
+}
+
+/// Following somebody else, or under the names of another epoch, is not following.
+#[test]
+fn a_standby_of_another_reign_changes_over() {
+    let world = promoted();
+    let following = world.standby(2).in_force.unwrap();
+    let wrong = [
+        InForce { epoch: Epoch(1), ..following.clone() },
+        InForce { upstream: Some(world.key(0)), ..following.clone() },
+        InForce { upstream: None, ..following.clone() },
+        InForce { door_open: false, ..following },
+    ];
+    for in_force in wrong {
+        let local = Local { in_force: Some(in_force), ..world.standby(2) };
+        assert_eq!(world.acts(&local), Action::ReadWalEnd { epoch: Epoch(2) });
+        follows(&world, &ends(local, 1, 300, 1));
+    }
+}
+
+/// The history of a chain of promotions, each from the timeline on which its appointee stood.
+#[test]
+fn the_history_leads_through_the_promotions_that_happened() {
+    let mut world = promoted();
+    // Epoch 3: member 2, appointed from timeline 1 at 300, never promoted: timeline 3 is nobody's ancestor.
+    world.succeed(3, 2, &[1, 2], (2, 350));
+    world.must(begin(4, crate::reign::ElectionKind::Failover));
+    let seals = vec![world.seal(4, 1, (2, 400)), world.seal(4, 2, (2, 400))];
+    let command = world.appoint(4, 2, 4, seals);
+    world.must(command);
+    world.promoted(4, 4, 400);
+    let history = history_of(world.cluster(), world.cluster().reign().unwrap());
+    let ancestors: Vec<_> = history.ancestors.iter().map(|a| (a.timeline.0, a.end.0)).collect();
+    assert_eq!(ancestors, [(1, 300), (2, 400)]);
+    let local = world.sealed(0, 4, (1, 300));
+    follows(&world, &ends(local.clone(), 1, 300, 1));
+    follows(&world, &ends(local.clone(), 2, 400, 2));
+    remade(&world, &ends(local.clone(), 2, 401, 2));
+    remade(&world, &ends(local, 3, 360, 3));
+}
+
+#[test]
+fn an_empty_directory_is_cloned_into_when_new_and_a_loss_when_used() {
+    let mut world = complete();
+    let empty = |world: &World, n| Local { postgres: LocalPostgres::NoData, marker: None, ..world.stopped(n) };
+    assert!(remade(&world, &empty(&world, 2)).contains("came back empty"));
+    world.must(Command::RegisterMember { spec: spec(3, crate::member::Tier::Replica) });
+    let Action::Clone { epoch, upstream, incarnation } = world.acts(&empty(&world, 3)) else { panic!("no clone") };
+    assert_eq!((epoch, upstream.key, incarnation), (Epoch(2), world.key(1), world.key(3).incarnation));
+}
+
+/// A new incarnation was agreed for it. While a rule of an older epoch is open, what is there may be evidence.
+#[test]
+fn an_old_directory_is_rewound_only_when_no_older_rule_is_open() {
+    let returning = |mut world: World| {
+        let old = world.key(0).incarnation;
+        world.must(Command::NewIncarnation { member: name(0), replaces: old });
+        let mut local = ends(world.stopped(0), 1, 310, 1);
+        local.marker.as_mut().unwrap().incarnation = old;
+        (world, local)
+    };
+    let (world, local) = returning(promoted());
+    assert!(matches!(world.acts(&local), Action::Clone { .. }), "beside it");
+    let (world, local) = returning(complete());
+    let Action::Rewind { incarnation, .. } = world.acts(&local) else { panic!("not rewound") };
+    assert_eq!(incarnation, world.key(0).incarnation);
+    // A reinit that was asked for wants everything fresh: its WAL is not known to have diverged.
+    assert!(matches!(world.acts(&ends(local.clone(), 1, 300, 1)), Action::Clone { .. }));
+    assert!(matches!(world.acts(&Local { wal_end: None, ..local }), Action::Clone { .. }));
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_made_anew_only_under_a_new_incarnation() {
+    let mut world = complete();
+    // A copy carries its source's mark.
+    let copy = |world: &World, number: usize| {
+        let mut local = world.stopped(number);
+        local.marker.as_mut().unwrap().member = name(1);
+        local.marker.as_mut().unwrap().incarnation = Incarnation(2);
+        local
+    };
+    assert!(remade(&world, &copy(&world, 2)).contains("not the one that counts"));
+    world.must(Command::RegisterMember { spec: spec(3, crate::member::Tier::Replica) });
+    assert!(matches!(world.acts(&copy(&world, 3)), Action::Clone { .. }));
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_left_alone() {
+    let mut world = complete();
+    world.must(Command::RegisterMember { spec: spec(3, crate::member::Tier::Replica) });
+    for number in [2, 3] {
+        let mut local = world.stopped(number);
+        local.marker.as_mut().unwrap().cluster = ClusterId::from("other");
+        world.rests(&local, "foreign");
+        assert_eq!(world.plan(&local).needs_new_incarnation, None);
+    }
+}
+
+#[test]
+fn a_running_server_is_adopted_only_as_a_standby_of_this_system() {
+    let mut world = complete();
+    world.must(Command::RegisterMember { spec: spec(3, crate::member::Tier::Replica) });
+    let found = |world: &World, number, system_identifier, in_recovery| {
+        let found = Adoptable { system_identifier, in_recovery, timeline: TimelineId(2), major: 17 };
+        Local { postgres: LocalPostgres::Adoptable(found), marker: None, ..world.stopped(number) }
+    };
+    let incarnation = world.key(3).incarnation;
+    assert_eq!(world.acts(&found(&world, 3, 7, true)), Action::AdoptStandby { incarnation });
+    world.rests(&found(&world, 3, 8, true), "other-system");
+    world.rests(&found(&world, 3, 7, false), "second-primary");
+    remade(&world, &found(&world, 2, 7, true));
+}
+
+#[test]
+fn a_member_that_starts_is_waited_for() {
+    let world = complete();
+    world.rests(&Local { postgres: LocalPostgres::Starting, ..world.stopped(2) }, "starting");
+}
+
+/// Paused or not, a standby goes on following: nothing of it is at stake.
+#[test]
+fn a_pause_does_not_stop_standbys() {
+    let mut world = complete();
+    world.must(Command::Pause);
+    assert_eq!(world.plan(&world.standby(2)), Plan::default());
+    let local = ends(Local { postgres: running(true, 2), ..world.sealed(2, 2, (1, 300)) }, 2, 400, 2);
+    follows(&world, &local);
+}
