@@ -1,0 +1,63 @@
+//! How a load behaves.
+
+use std::time::Duration;
+
+use crate::libpq::Dsn;
+
+/// How often each kind of work is done, relative to the others; 0: never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mix {
+    /// Single inserts into the ledger.
+    pub insert: u32,
+    /// Looks for rows of the ledger that were acknowledged before.
+    pub lookup: u32,
+    /// Transactions on lists.
+    pub append: u32,
+    /// Transactions on registers.
+    pub register: u32,
+    /// Transfers between accounts, and reading their total.
+    pub bank: u32,
+}
+
+impl Default for Mix {
+    fn default() -> Mix {
+        Mix { insert: 4, lookup: 2, append: 3, register: 2, bank: 2 }
+    }
+}
+
+/// How a load behaves.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Every server of the cluster, for clients as users have them.
+    pub dsn: Dsn,
+    /// Clients that name every host.
+    pub clients: u32,
+    /// What they do.
+    pub mix: Mix,
+    /// Whether there is also one client for each server that writes to it alone, primary or not.
+    pub direct: bool,
+    /// From one operation of a client to its next.
+    pub interval: Duration,
+    /// After this a statement without an answer counts as unknown and its connection is closed.
+    pub statement_deadline: Duration,
+    /// After this an attempt to connect is given up, and the next one begins with the next server.
+    pub connect_deadline: Duration,
+    /// The seed of the choices.
+    pub seed: u64,
+}
+
+impl LoadOptions {
+    /// Four clients that do everything, each an operation every 10 ms, and one direct client for each server.
+    pub fn new(dsn: Dsn) -> LoadOptions {
+        LoadOptions {
+            dsn,
+            clients: 4,
+            mix: Mix::default(),
+            direct: true,
+            interval: Duration::from_millis(10),
+            statement_deadline: Duration::from_millis(500),
+            connect_deadline: Duration::from_millis(300),
+            seed: 1,
+        }
+    }
+}
