@@ -1,4 +1,4 @@
-//! Three nodes on loopback, each a pgvigil with its own PostgreSQL, run by this program.
+//! Three nodes, each a pgvigil with its own PostgreSQL, run by this program: on loopback, or each on a host of its own.
 //!
 //! What systemd does on a real host (start, restart a pgvigil that died) is done here by `tend`. Dropping a cluster
 //! ends every process in its folders and removes them, also after an error, a panic or an interrupt.
@@ -15,6 +15,7 @@ mod node_file;
 
 use crate::account::{Account, AccountError};
 use crate::bare::{self, BareError};
+use crate::host::Place;
 use crate::interrupt::{WaitError, wait_for};
 use crate::libpq::{Address, Dsn};
 use crate::processes::{self, SignalError};
@@ -83,6 +84,10 @@ pub struct ClusterOptions {
     /// PostgreSQL servers that are there already, by node id; each in the node's folder, so that its processes belong
     /// to that "host".
     pub existing: BTreeMap<u64, Existing>,
+    /// Where the nodes live, by node id; a node that is not named lives on loopback.
+    pub places: BTreeMap<u64, Place>,
+    /// More parameters of `postgresql.conf`.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// A PostgreSQL server that a node finds when it starts.
@@ -111,6 +116,8 @@ pub struct Node {
     pub data_dir: PathBuf,
     /// Its pgvigil's configuration file.
     pub config: PathBuf,
+    /// Where it lives.
+    pub place: Place,
     child: Option<Child>,
     /// Whether `tend` restarts its pgvigil.
     kept: bool,
@@ -127,6 +134,7 @@ pub struct Cluster {
     pub account: Account,
     program: PathBuf,
     password: PathBuf,
+    parameters: BTreeMap<String, String>,
     /// Kept for its `Drop`, which removes the folder; a folder named by the user stays.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -176,24 +184,27 @@ impl Cluster {
         account.write_file(&password, &format!("{:016x}{:016x}\n", rand::random::<u64>(), rand::random::<u64>()))?;
         let count = options.nodes.unwrap_or(NODES);
         let ports = bare::free_ports(2 * count)?;
-        let mut cluster =
-            Cluster { nodes: Vec::new(), dir: dir.clone(), account, program, password, _temporary: temporary };
+        let parameters = options.parameters;
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            dir: dir.clone(),
+            account,
+            program,
+            password,
+            parameters,
+            _temporary: temporary,
+        };
         for index in 0..count {
             let id = index as u64 + 1;
             let node_dir = dir.join(format!("n{id}"));
             cluster.account.make_dir(&node_dir)?;
-            let existing = options.existing.get(&id);
-            cluster.nodes.push(Node {
-                id,
-                member: format!("pg{id}"),
-                listen: format!("127.0.0.1:{}", ports[index]),
-                port: existing.map_or(ports[count + index], |existing| existing.port),
-                data_dir: existing.map_or_else(|| node_dir.join("pgdata"), |existing| existing.data_dir.clone()),
-                config: node_dir.join("pgvigil.toml"),
-                dir: node_dir,
-                child: None,
-                kept: false,
-            });
+            let place = options.places.get(&id).cloned().unwrap_or_else(Place::loopback);
+            let mut node = node_at(id, node_dir, place, [ports[index], ports[count + index]]);
+            if let Some(existing) = options.existing.get(&id) {
+                node.port = existing.port;
+                node.data_dir.clone_from(&existing.data_dir);
+            }
+            cluster.nodes.push(node);
         }
         let voters: Vec<(u64, String)> = cluster.nodes.iter().map(|node| (node.id, node.listen.clone())).collect();
         for node in &cluster.nodes {
@@ -206,23 +217,25 @@ impl Cluster {
 
     /// Makes and starts one more node: an agent without a vote, whose member joins by itself. Returns its id.
     pub fn add_node(&mut self) -> Result<u64, ClusterError> {
-        let id = self.nodes.iter().map(|node| node.id).max().unwrap_or(0) + 1;
+        let id = self.next_id();
+        self.add_node_at(Place::loopback())?;
+        Ok(id)
+    }
+
+    /// The id that the next node added will have.
+    pub fn next_id(&self) -> u64 {
+        self.nodes.iter().map(|node| node.id).max().unwrap_or(0) + 1
+    }
+
+    /// The same, living there.
+    pub fn add_node_at(&mut self, place: Place) -> Result<u64, ClusterError> {
+        let id = self.next_id();
         let voters: Vec<(u64, String)> =
             self.nodes.iter().take(NODES).map(|node| (node.id, node.listen.clone())).collect();
         let dir = self.dir.join(format!("n{id}"));
         self.account.make_dir(&dir)?;
         let ports = bare::free_ports(2)?;
-        let node = Node {
-            id,
-            member: format!("pg{id}"),
-            listen: format!("127.0.0.1:{}", ports[0]),
-            port: ports[1],
-            data_dir: dir.join("pgdata"),
-            config: dir.join("pgvigil.toml"),
-            dir,
-            child: None,
-            kept: false,
-        };
+        let node = node_at(id, dir, place, [ports[0], ports[1]]);
         let text = node_file::text(self, &node, &voters, "", None)?;
         self.account.write_file(&node.config, &text)?;
         self.nodes.push(node);
@@ -232,12 +245,18 @@ impl Cluster {
 
     /// Ends every process of the node, removes its folder and takes it off the list: it is known no more.
     pub fn drop_node(&mut self, id: u64) -> Result<(), ClusterError> {
+        let node = self.forget_node(id)?;
+        std::fs::remove_dir_all(&node.dir)
+            .map_err(|source| ClusterError::Io { what: format!("removing the folder of node {id}"), source })
+    }
+
+    /// Ends every process of the node and takes it off the list; its folder stays.
+    pub fn forget_node(&mut self, id: u64) -> Result<Node, ClusterError> {
         let index = self.nodes.iter().position(|node| node.id == id);
         let index = index.ok_or_else(|| ClusterError::NoSuch(format!("node {id}")))?;
         let mut node = self.nodes.remove(index);
         end_node(&mut node)?;
-        std::fs::remove_dir_all(&node.dir)
-            .map_err(|source| ClusterError::Io { what: format!("removing the folder of node {id}"), source })
+        Ok(node)
     }
 
     /// Sends SIGTERM to the node's pgvigil and waits until it has ended; it stays dead until `start_node`. PostgreSQL
@@ -286,16 +305,16 @@ impl Cluster {
         };
         let log = OpenOptions::new().create(true).append(true).open(node.dir.join("pgvigil.log"));
         let log = log.map_err(io("opening the log"))?;
-        let child = account
-            .command(&program, &node.dir)
+        let mut command = account.command(&program, &node.dir);
+        command
             .arg("run")
             .arg("--config")
             .arg(&node.config)
+            .envs(node.place.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(io("opening the log"))?)
-            .stderr(log)
-            .spawn()
-            .map_err(io("starting pgvigil"))?;
+            .stderr(log);
+        let child = node.place.inside(|| command.spawn()).map_err(io("starting pgvigil"))?;
         node.child = Some(child);
         node.kept = true;
         Ok(())
@@ -328,11 +347,16 @@ impl Cluster {
         Ok(ended)
     }
 
+    /// The addresses of every pgvigil, for `PGVIGIL_CONNECT`.
+    pub fn connect(&self) -> String {
+        self.nodes.iter().map(|node| node.listen.as_str()).collect::<Vec<_>>().join(",")
+    }
+
     /// Runs a `pgvigil` command against this cluster (as the calling user), however it ends.
     pub fn run(&self, arguments: &[&str]) -> Result<Output, ClusterError> {
         Command::new(&self.program)
             .args(arguments)
-            .env("PGVIGIL_CONNECT", self.nodes.iter().map(|node| node.listen.as_str()).collect::<Vec<_>>().join(","))
+            .env("PGVIGIL_CONNECT", self.connect())
             .stdin(Stdio::null())
             .output()
             .map_err(|source| ClusterError::Io { what: format!("running pgvigil {}", arguments.join(" ")), source })
@@ -400,8 +424,7 @@ impl Cluster {
 
     /// A connection string that names every host.
     pub fn dsn(&self) -> Dsn {
-        let addresses =
-            self.nodes.iter().map(|node| Address { host: "127.0.0.1".to_owned(), port: node.port }).collect();
+        let addresses = self.nodes.iter().map(Node::address).collect();
         Dsn { addresses, database: "postgres".to_owned(), user: self.account.name.clone(), read_write: true }
     }
 
@@ -414,6 +437,31 @@ impl Cluster {
             result = result.and(ended);
         }
         result
+    }
+}
+
+impl Node {
+    /// Where its PostgreSQL is reached.
+    pub fn address(&self) -> Address {
+        Address { host: self.place.address.clone(), port: self.port }
+    }
+}
+
+/// A node in its folder, not started. `ports`: of pgvigil and of PostgreSQL, where it shares its address with others.
+fn node_at(id: u64, dir: PathBuf, place: Place, ports: [u16; 2]) -> Node {
+    // A host of its own has every port to itself. The database's differ all the same, so that a port names a server.
+    let [listen, port] = if place.netns.is_some() { [7400, 5431 + id as u16] } else { ports };
+    Node {
+        id,
+        member: format!("pg{id}"),
+        listen: format!("{}:{listen}", place.address),
+        port,
+        data_dir: dir.join("pgdata"),
+        config: dir.join("pgvigil.toml"),
+        dir,
+        place,
+        child: None,
+        kept: false,
     }
 }
 

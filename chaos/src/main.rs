@@ -1,5 +1,7 @@
 //! The program `pgvigil-chaos`: faults and figures for clusters that pgvigil runs.
 
+mod play;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,8 +15,9 @@ use pgvigil_chaos::storm::{self, StormOptions};
 
 /// Faults, workloads and figures for PostgreSQL clusters that pgvigil runs.
 ///
-/// Everything runs on loopback, in a temporary folder, and is ended and removed at the end. Started as root, the
-/// servers run as an unprivileged user.
+/// 'run' and 'soak' give every node a host of its own where that is permitted (network namespaces and loop devices:
+/// root); 'bench' and 'storm' run on loopback. Everything is ended and removed at the end, also after a crash. Started
+/// as root, the servers run as an unprivileged user.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -30,6 +33,11 @@ enum Command {
     /// Strikes at random processes of a running cluster (kill -9 of anything, whole hosts, freezes, several at once) and
     /// demands after each round that it heals by itself and that nothing acknowledged is lost.
     Storm(StormArguments),
+    /// Plays scenarios: faults of processes, networks, disks and clocks, after each of which the cluster must heal
+    /// unaided and the history of every client must be in order. Exit code 0 only if every one passed.
+    Run(play::RunArguments),
+    /// Lists the scenarios, with their number in the list of thirty
+    List,
 }
 
 #[derive(Args)]
@@ -109,13 +117,18 @@ fn main() -> ExitCode {
         eprintln!("error: catching signals: {error}");
         return ExitCode::FAILURE;
     }
+    let code = |good: bool| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let result = match cli.command {
-        Command::Bench(arguments) => run_bench(arguments),
-        Command::Storm(arguments) => run_storm(arguments),
+        Command::Bench(arguments) => run_bench(arguments).map(code),
+        Command::Storm(arguments) => run_storm(arguments).map(code),
+        Command::Run(arguments) => play::run(arguments),
+        Command::List => {
+            play::list();
+            Ok(ExitCode::SUCCESS)
+        }
     };
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! The configuration file of one node on loopback.
+//! The configuration file of one node.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +14,18 @@ pub(super) fn text(
     more: &str,
     bootstrap: Option<&BTreeMap<String, String>>,
 ) -> Result<String, ClusterError> {
-    let Node { id, member, listen, port, .. } = node;
+    let Node { id, member, listen, port, place, .. } = node;
     let list: Vec<String> = voters.iter().map(|(id, address)| format!("{id} = \"{address}\"")).collect();
     let initial = if voters.iter().any(|(voter, _)| voter == id) { "" } else { "initial_voter = false\n" };
     let mut text = format!(
         "cluster = \"chaos\"\n\
          [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}\
-         [member]\nname = \"{member}\"\nhost = \"127.0.0.1\"\nport = {port}\ndata_dir = {data:?}\n\
+         [member]\nname = \"{member}\"\nhost = \"{host}\"\nport = {port}\ndata_dir = {data:?}\n\
          bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
-         hba = [\"host all all 127.0.0.1/32 trust\"]\n{more}\
+         hba = [\"host all all {clients} trust\"]\n{more}\
          [member.parameters]\nshared_buffers = \"32MB\"\n",
+        host = place.address,
+        clients = place.clients,
         state = node.dir.join("state"),
         voters = list.join(", "),
         data = node.data_dir,
@@ -31,6 +33,9 @@ pub(super) fn text(
         password = cluster.password,
         user = cluster.account.name,
     );
+    for (name, value) in &cluster.parameters {
+        text.push_str(&format!("{name} = \"{value}\"\n"));
+    }
     if let Some(settings) = bootstrap {
         let expect: Vec<String> = cluster.nodes.iter().map(|node| format!("\"{}\"", node.member)).collect();
         text.push_str(&format!("[bootstrap]\nexpect = [{}]\n[bootstrap.settings]\n", expect.join(", ")));

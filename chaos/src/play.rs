@@ -1,0 +1,197 @@
+//! The commands `run`, `list` and `soak`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use pgvigil_chaos::host::{self, Entered, Ground};
+use pgvigil_chaos::report::RunRecord;
+use pgvigil_chaos::scenario::{self, Needs, Options, Scenario};
+use pgvigil_chaos::{bare, cluster};
+
+/// Wrong usage, or something is missing that everything needs.
+const REFUSED: u8 = 2;
+
+#[derive(Args)]
+pub struct RunArguments {
+    /// Which scenarios (see 'pgvigil-chaos list')
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "ci"])]
+    names: Vec<String>,
+    /// Every scenario
+    #[arg(long, conflicts_with_all = ["names", "ci"])]
+    all: bool,
+    /// The set that runs on every change
+    #[arg(long, conflicts_with = "names")]
+    ci: bool,
+    /// How many seconds scenarios that only wait (busy-cores, weather, packet-loss) wait
+    #[arg(long, value_name = "SECONDS")]
+    length: Option<u64>,
+    #[command(flatten)]
+    place: PlaceArguments,
+}
+
+#[derive(Args)]
+pub struct PlaceArguments {
+    /// The pgvigil program [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    pgvigil: Option<PathBuf>,
+    /// The seed of the choices [default: a new one, which is printed]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where the run's folder (with the hosts' disks) is made, and removed at the end
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
+    dir: PathBuf,
+    /// Where logs, histories and data directories of failed runs are kept
+    #[arg(long, value_name = "DIR", default_value = "pgvigil-chaos-kept")]
+    keep: PathBuf,
+    /// Play on loopback, without hosts of their own: what needs them is left out
+    #[arg(long)]
+    loopback: bool,
+    /// Also write every record to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Prints every scenario.
+pub fn list() {
+    for Scenario { number, name, story, needs, ci, .. } in scenario::scenarios() {
+        let number = number.map_or_else(String::new, |number| number.to_string());
+        let needs = match needs {
+            Needs::Processes => "",
+            Needs::Hosts => "  [hosts]",
+            Needs::Unbuilt(_) => "  [not yet]",
+        };
+        println!("{number:>3}  {}  {name:<30} {story}{needs}", if ci { "ci" } else { "  " });
+    }
+}
+
+/// Plays scenarios.
+pub fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
+    let chosen: Vec<Scenario> = if arguments.all || arguments.ci {
+        scenario::scenarios().into_iter().filter(|scenario| arguments.all || scenario.ci).collect()
+    } else {
+        let mut chosen = Vec::new();
+        for name in &arguments.names {
+            match scenario::find(name) {
+                Some(scenario) => chosen.push(scenario),
+                None => {
+                    let names = scenario::names().join(", ");
+                    return Ok(refuse(&format!("there is no scenario {name:?}; the scenarios are: {names}")));
+                }
+            }
+        }
+        chosen
+    };
+    let needs_hosts = chosen.iter().all(|scenario| scenario.needs == Needs::Hosts);
+    let (ground, options) = match go(&arguments.place, needs_hosts, arguments.length)? {
+        Start::Play(ground, options) => (ground, options),
+        Start::Over(code) => return Ok(code),
+    };
+    let began = Instant::now();
+    let mut say = |line: String| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64());
+    let mut done = |record: &RunRecord| println!("{}", verdict_line(record));
+    let records = scenario::run(&ground, &chosen, &options, &mut say, &mut done);
+    tidy(&ground);
+    let records = records?;
+    if let Some(path) = &arguments.place.json {
+        std::fs::write(path, serde_json::to_string_pretty(&records)? + "\n")?;
+    }
+    Ok(summary(&records))
+}
+
+/// A line for each record when it is done.
+fn verdict_line(record: &RunRecord) -> String {
+    let RunRecord { scenario, skipped, failures, verdict, kept, repeat, .. } = record;
+    if let Some(why) = skipped {
+        return format!("SKIPPED {scenario}: {why}");
+    }
+    let seconds = record.length_us as f64 / 1e6;
+    if record.is_good() {
+        let counts = verdict.counts;
+        return format!(
+            "PASSED  {scenario} ({seconds:.0} s; {} writes acknowledged, {} unknown, {} refused)",
+            counts.acknowledged, counts.unknown, counts.failed
+        );
+    }
+    let mut text = format!("FAILED  {scenario} ({seconds:.0} s)");
+    for failure in failures {
+        text.push_str(&format!("\n          {failure}"));
+    }
+    for violation in &verdict.violations {
+        text.push_str(&format!("\n          {}: {}", violation.kind, violation.text));
+    }
+    text.push_str(&format!("\n          again: {repeat}"));
+    if let Some(kept) = kept {
+        text.push_str(&format!("\n          kept in {kept}"));
+    }
+    text
+}
+
+fn summary(records: &[RunRecord]) -> ExitCode {
+    let skipped = records.iter().filter(|record| record.skipped.is_some()).count();
+    let passed = records.iter().filter(|record| record.is_good()).count();
+    let failed: Vec<&str> = records
+        .iter()
+        .filter(|record| record.skipped.is_none() && !record.is_good())
+        .map(|record| record.scenario.as_str())
+        .collect();
+    println!("{passed} passed, {} failed, {skipped} skipped", failed.len());
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("failed: {}", failed.join(", "));
+    ExitCode::FAILURE
+}
+
+/// Whether this process is to play.
+enum Start {
+    Play(Ground, Options),
+    Over(ExitCode),
+}
+
+/// Checks what is here, says what is not, and goes inside.
+fn go(place: &PlaceArguments, needs_hosts: bool, length: Option<u64>) -> anyhow::Result<Start> {
+    if let Err(error) = bare::bin_dir() {
+        return Ok(Start::Over(refuse(&error.to_string())));
+    }
+    if let Err(error) = place.pgvigil.clone().map_or_else(cluster::find_pgvigil, Ok) {
+        return Ok(Start::Over(refuse(&error.to_string())));
+    }
+    let missing: Vec<String> = host::missing().into_iter().map(|missing| missing.0).collect();
+    if !missing.is_empty() && !place.loopback {
+        let missing = missing.join("; ");
+        if needs_hosts {
+            return Ok(Start::Over(refuse(&format!("hosts of their own need what is not here: {missing}"))));
+        }
+        eprintln!("hosts of their own need what is not here: {missing}");
+        eprintln!("playing on loopback; faults of networks, disks and clocks are left out");
+    }
+    let ground = match host::enter(&place.dir, missing.is_empty() && !place.loopback)? {
+        Entered::Inside(ground) => ground,
+        Entered::Over(code) => return Ok(Start::Over(code)),
+    };
+    let seed = place.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    println!("seed {seed}");
+    let options = Options {
+        pgvigil: place.pgvigil.clone(),
+        seed,
+        length: length.map(Duration::from_secs),
+        keep: std::path::absolute(&place.keep)?,
+    };
+    Ok(Start::Play(ground, options))
+}
+
+/// On loopback nobody else removes the run's folder.
+fn tidy(ground: &Ground) {
+    if let Ground::Loopback(dir) = ground
+        && let Err(error) = std::fs::remove_dir_all(dir)
+    {
+        eprintln!("{} could not be removed: {error}", dir.display());
+    }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("error: {why}");
+    ExitCode::from(REFUSED)
+}
