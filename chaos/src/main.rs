@@ -36,6 +36,9 @@ enum Command {
     /// Plays scenarios: faults of processes, networks, disks and clocks, after each of which the cluster must heal
     /// unaided and the history of every client must be in order. Exit code 0 only if every one passed.
     Run(play::RunArguments),
+    /// Plays random faults, alone and combined, until a number of faults or hours is reached. Every round goes from full
+    /// health to full health, and the history of every client is checked each time.
+    Soak(play::SoakArguments),
     /// Lists the scenarios, with their number in the list of thirty
     List,
 }
@@ -122,6 +125,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => run_bench(arguments).map(code),
         Command::Storm(arguments) => run_storm(arguments).map(code),
         Command::Run(arguments) => play::run(arguments),
+        Command::Soak(arguments) => play::soak(arguments),
         Command::List => {
             play::list();
             Ok(ExitCode::SUCCESS)

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::Args;
 use pgvigil_chaos::host::{self, Entered, Ground};
 use pgvigil_chaos::report::RunRecord;
-use pgvigil_chaos::scenario::{self, Needs, Options, Scenario};
+use pgvigil_chaos::scenario::{self, Needs, Options, Plan, Scenario};
 use pgvigil_chaos::{bare, cluster};
 
 /// Wrong usage, or something is missing that everything needs.
@@ -53,6 +54,44 @@ pub struct PlaceArguments {
     json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+pub struct SoakArguments {
+    /// Until so many faults were done
+    #[arg(long, value_name = "N", required_unless_present = "hours")]
+    faults: Option<usize>,
+    /// Until so many hours have passed
+    #[arg(long, value_name = "H")]
+    hours: Option<f64>,
+    /// The round to begin with
+    #[arg(long, value_name = "ROUND", default_value_t = 1)]
+    from: u64,
+    #[command(flatten)]
+    place: PlaceArguments,
+}
+
+/// Plays random faults.
+pub fn soak(arguments: SoakArguments) -> anyhow::Result<ExitCode> {
+    let plan = Plan {
+        faults: arguments.faults.unwrap_or(usize::MAX),
+        length: arguments.hours.map_or(Duration::MAX, |hours| Duration::from_secs_f64(hours * 3600.0)),
+        from: arguments.from,
+    };
+    let (ground, options) = match go(&arguments.place, false, None)? {
+        Start::Play(ground, options) => (ground, options),
+        Start::Over(code) => return Ok(code),
+    };
+    let began = Instant::now();
+    let mut say = |line: String| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64());
+    let mut done = |record: &RunRecord| println!("{}", verdict_line(record));
+    let records = scenario::soak(&ground, plan, &options, &mut say, &mut done);
+    tidy(&ground);
+    let records = records?;
+    write_json(&arguments.place, &records)?;
+    let faults: usize = records.iter().map(|record| record.faults.len()).sum();
+    println!("{faults} faults in {} rounds", records.len());
+    Ok(summary(&records))
+}
+
 /// Prints every scenario.
 pub fn list() {
     for Scenario { number, name, story, needs, ci, .. } in scenario::scenarios() {
@@ -94,10 +133,16 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     let records = scenario::run(&ground, &chosen, &options, &mut say, &mut done);
     tidy(&ground);
     let records = records?;
-    if let Some(path) = &arguments.place.json {
-        std::fs::write(path, serde_json::to_string_pretty(&records)? + "\n")?;
-    }
+    write_json(&arguments.place, &records)?;
     Ok(summary(&records))
+}
+
+fn write_json(place: &PlaceArguments, records: &[RunRecord]) -> anyhow::Result<()> {
+    if let Some(path) = &place.json {
+        let text = serde_json::to_string_pretty(records)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A line for each record when it is done.
@@ -155,8 +200,12 @@ fn go(place: &PlaceArguments, needs_hosts: bool, length: Option<u64>) -> anyhow:
     if let Err(error) = bare::bin_dir() {
         return Ok(Start::Over(refuse(&error.to_string())));
     }
-    if let Err(error) = place.pgvigil.clone().map_or_else(cluster::find_pgvigil, Ok) {
-        return Ok(Start::Over(refuse(&error.to_string())));
+    match place.pgvigil.clone().map_or_else(cluster::find_pgvigil, Ok) {
+        Err(error) => return Ok(Start::Over(refuse(&error.to_string()))),
+        Ok(program) if !program.is_file() => {
+            return Ok(Start::Over(refuse(&format!("there is no program {}", program.display()))));
+        }
+        Ok(_) => {}
     }
     let missing: Vec<String> = host::missing().into_iter().map(|missing| missing.0).collect();
     if !missing.is_empty() && !place.loopback {

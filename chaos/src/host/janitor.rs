@@ -1,12 +1,13 @@
 //! Takes back what a suite that was killed could not: its folder, and a disk that was frozen at that moment.
 //!
-//! Processes, networks and mounts of a run end with its namespaces. A frozen file system does not: it keeps its loop
+//! Processes, networks and mounts of a run end with its namespaces (on loopback, its processes are ended here). A frozen file system does not: it keeps its loop
 //! device until somebody thaws it, which works by mounting the device once more.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{HostError, RunDir, tool};
+use crate::processes;
 
 /// Something that an earlier run had left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +29,12 @@ pub fn sweep(base: &Path) -> Result<Vec<Left>, HostError> {
     Ok(found)
 }
 
-/// Thaws and detaches every loop device whose file is in `dir`, then removes `dir`; says what did not work.
+/// Ends every process in `dir`, thaws and detaches every loop device whose file is in `dir`, then removes `dir`; says what did not work.
 pub(super) fn clear(dir: &Path) -> Vec<String> {
     let mut remains = Vec::new();
+    if let Err(error) = processes::kill_host(dir) {
+        remains.push(error.to_string());
+    }
     for device in loops_of(dir) {
         if let Err(error) = release(&device, dir) {
             remains.push(format!("{}: {error}", device.display()));

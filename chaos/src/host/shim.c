@@ -75,7 +75,7 @@ int gettimeofday(struct timeval *restrict t, void *restrict zone) {
     (void)zone;
     struct timespec now;
     int result = clock_gettime(CLOCK_REALTIME, &now);
-    if (result == 0 && t) { t->tv_sec = now.tv_sec; t->tv_usec = now.tv_nsec / 1000; }
+    if (result == 0) { t->tv_sec = now.tv_sec; t->tv_usec = now.tv_nsec / 1000; }
     return result;
 }
 

@@ -15,6 +15,7 @@ mod planned;
 mod power;
 mod raft_store;
 mod run;
+mod soak;
 mod stage;
 mod watch;
 
@@ -22,6 +23,7 @@ use crate::report::Bar;
 
 pub use list::{find, names, scenarios};
 pub use run::{Options, RunError, run, unfit};
+pub use soak::{Plan, soak};
 pub use stage::{Handle, Stage, StoryError, Told};
 
 /// One scenario.

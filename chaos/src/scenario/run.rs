@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
 use super::clients::Clients;
-use super::stage::{HEAL_LIMIT, Stage, StoryError};
+use super::stage::{HEAL_LIMIT, Stage, StoryError, Told};
 use super::{Needs, Scenario};
 use crate::check::{self, Final};
 use crate::cluster::{Cluster, ClusterError};
@@ -32,10 +32,10 @@ pub struct Options {
 #[derive(Debug, Error)]
 pub enum RunError {
     /// No cluster could be made.
-    #[error("no cluster could be started: {0}")]
+    #[error("no cluster could be started")]
     World(#[from] WorldError),
     /// It never came to full health.
-    #[error("the new cluster did not form: {0}")]
+    #[error("the new cluster did not form")]
     NotFormed(#[source] ClusterError),
     /// Ctrl-C.
     #[error(transparent)]
@@ -56,7 +56,7 @@ pub fn run(
         interrupt::check()?;
         let record = match unfit(scenario, ground) {
             Some(why) => RunRecord { skipped: Some(why), ..blank(scenario, options) },
-            None => theatre.play(scenario, say)?,
+            None => theatre.play(blank(scenario, options), &mut |stage| (scenario.tell)(stage), say)?,
         };
         done(&record);
         records.push(record);
@@ -73,14 +73,18 @@ pub fn unfit(scenario: &Scenario, ground: &Ground) -> Option<String> {
     }
 }
 
+/// The wall clock, milliseconds since 1970.
+pub(super) fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 fn blank(scenario: &Scenario, options: &Options) -> RunRecord {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     RunRecord {
         scenario: scenario.name.to_owned(),
         number: scenario.number,
         story: scenario.story.to_owned(),
         seed: options.seed,
-        began_at_ms: now,
+        began_at_ms: wall_ms(),
         bar: scenario.bar,
         repeat: format!("pgvigil-chaos run {} --seed {}", scenario.name, options.seed),
         ..RunRecord::default()
@@ -101,9 +105,13 @@ impl<'a> Theatre<'a> {
         Theatre { ground, options, world: None, worlds: 0 }
     }
 
-    /// Plays one scenario, on the cluster of the one before if that was well, else on a new one.
-    pub(super) fn play(&mut self, scenario: &Scenario, say: &mut dyn FnMut(String)) -> Result<RunRecord, RunError> {
-        let mut record = blank(scenario, self.options);
+    /// Plays one story, on the cluster of the one before if that was well, else on a new one.
+    pub(super) fn play(
+        &mut self,
+        mut record: RunRecord,
+        tell: &mut dyn FnMut(&mut Stage) -> Told,
+        say: &mut dyn FnMut(String),
+    ) -> Result<RunRecord, RunError> {
         let mut world = match self.world.take() {
             Some(world) => world,
             None => {
@@ -115,12 +123,12 @@ impl<'a> Theatre<'a> {
             }
         };
         record.members = world.cluster.nodes.iter().map(|node| node.member.clone()).collect();
-        say(format!("{}: {}", scenario.name, scenario.story));
+        say(format!("{}: {}", record.scenario, record.story));
         let epoch = world.cluster.status().map_err(RunError::NotFormed)?.epoch;
         let mut history = History::default();
         match Clients::start(&world) {
             Err(error) => record.failures.push(format!("the clients could not be started: {error}")),
-            Ok(clients) => (record, history) = self.tell(scenario, &mut world, clients, record, say)?,
+            Ok(clients) => (record, history) = self.tell(tell, &mut world, clients, record, say)?,
         }
         record.incidents = incidents(&world.cluster, epoch);
         if record.is_good() {
@@ -133,14 +141,14 @@ impl<'a> Theatre<'a> {
 
     fn tell(
         &self,
-        scenario: &Scenario,
+        tell: &mut dyn FnMut(&mut Stage) -> Told,
         world: &mut World,
         clients: Clients,
         record: RunRecord,
         say: &mut dyn FnMut(String),
     ) -> Result<(RunRecord, History), RunError> {
         let mut stage = Stage::new(world, clients, record, self.options.length, say);
-        let told = stage.writes_go_on(30).and_then(|()| (scenario.tell)(&mut stage));
+        let told = stage.writes_go_on(30).and_then(|()| tell(&mut stage));
         let mut failures: Vec<String> = Vec::new();
         let mut note = |error: StoryError| match error.is_interrupt() {
             true => Err(WaitError::Interrupted),

@@ -295,24 +295,23 @@ impl<'a> Stage<'a> {
     pub fn heal(&mut self) -> Result<Status, StoryError> {
         self.end_all()?;
         let members = self.world.cluster.nodes.len();
-        let mut last = String::from("no answer");
         let began = Instant::now();
         loop {
             self.tick()?;
-            match self.status() {
+            let ailments = match self.status() {
                 Ok(status) => {
                     let ailments = status.ailments(members);
                     if ailments.is_empty() {
                         self.say(format!("in full health, epoch {}, primary {}", status.epoch, status.primary));
                         return Ok(status);
                     }
-                    last = ailments.join("; ");
+                    ailments.join("; ")
                 }
-                Err(StoryError::Cluster(ClusterError::Command { output, .. })) => last = output,
+                Err(StoryError::Cluster(ClusterError::Command { output, .. })) => output,
                 Err(e) => return Err(e),
-            }
+            };
             if began.elapsed() > HEAL_LIMIT {
-                return Err(StoryError::Claim(format!("not in full health after {HEAL_LIMIT:?}: {last}")));
+                return Err(StoryError::Claim(format!("not in full health after {HEAL_LIMIT:?}: {ailments}")));
             }
             std::thread::sleep(PACE * 4);
         }
