@@ -14,6 +14,7 @@ pub mod history;
 pub mod interrupt;
 pub mod ledger;
 pub mod libpq;
+pub mod planted;
 pub mod processes;
 pub mod report;
 pub mod status;
