@@ -17,6 +17,7 @@ pub mod host;
 pub mod interrupt;
 pub mod ledger;
 pub mod libpq;
+pub mod planted;
 pub mod processes;
 pub mod report;
 pub mod scenario;

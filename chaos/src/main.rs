@@ -12,6 +12,7 @@ use pgvigil_chaos::bench::{self, BenchOptions, Fault};
 use pgvigil_chaos::cluster::ClusterOptions;
 use pgvigil_chaos::interrupt;
 use pgvigil_chaos::storm::{self, StormOptions};
+use pgvigil_chaos::workload;
 
 /// Faults, workloads and figures for PostgreSQL clusters that pgvigil runs.
 ///
@@ -41,6 +42,22 @@ enum Command {
     Soak(play::SoakArguments),
     /// Lists the scenarios, with their number in the list of thirty
     List,
+    /// Runs the clients of a load; started by this program itself.
+    #[command(hide = true)]
+    Load(LoadArguments),
+}
+
+#[derive(Args)]
+struct LoadArguments {
+    /// `LoadOptions` as JSON
+    #[arg(long)]
+    options: String,
+    /// When the run began, on CLOCK_MONOTONIC
+    #[arg(long)]
+    origin_us: u64,
+    /// Where the history is written to
+    #[arg(long, value_name = "FILE")]
+    history: PathBuf,
 }
 
 #[derive(Args)]
@@ -130,6 +147,7 @@ fn main() -> ExitCode {
             play::list();
             Ok(ExitCode::SUCCESS)
         }
+        Command::Load(arguments) => run_load(&arguments).map(code),
     };
     match result {
         Ok(code) => code,
@@ -177,6 +195,12 @@ fn run_storm(arguments: StormArguments) -> anyhow::Result<bool> {
         "every round healed; {} commits acknowledged, {} with unknown end, lost 0, resurrected 0",
         verdict.acknowledged, verdict.unknown
     );
+    Ok(true)
+}
+
+fn run_load(arguments: &LoadArguments) -> anyhow::Result<bool> {
+    let options = serde_json::from_str(&arguments.options).context("reading --options")?;
+    workload::serve(options, arguments.origin_us, &arguments.history)?;
     Ok(true)
 }
 

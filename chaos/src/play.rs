@@ -1,13 +1,14 @@
 //! The commands `run`, `list` and `soak`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use pgvigil_chaos::history::clock;
 use pgvigil_chaos::host::{self, Entered, Ground};
-use pgvigil_chaos::report::RunRecord;
+use pgvigil_chaos::report::{Report, RunRecord};
 use pgvigil_chaos::scenario::{self, Needs, Options, Plan, Scenario};
 use pgvigil_chaos::{bare, cluster};
 
@@ -49,9 +50,15 @@ pub struct PlaceArguments {
     /// Play on loopback, without hosts of their own: what needs them is left out
     #[arg(long)]
     loopback: bool,
-    /// Also write every record to this file, as JSON
+    /// Also write the report to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The same as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// The same as a page with plots that needs nothing beside it
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -80,16 +87,15 @@ pub fn soak(arguments: SoakArguments) -> anyhow::Result<ExitCode> {
         Start::Play(ground, options) => (ground, options),
         Start::Over(code) => return Ok(code),
     };
-    let began = Instant::now();
+    let (began, began_at_ms) = (Instant::now(), clock::wall_us() / 1000);
     let mut say = |line: String| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64());
     let mut done = |record: &RunRecord| println!("{}", verdict_line(record));
     let records = scenario::soak(&ground, plan, &options, &mut say, &mut done);
     tidy(&ground);
     let records = records?;
-    write_json(&arguments.place, &records)?;
     let faults: usize = records.iter().map(|record| record.faults.len()).sum();
     println!("{faults} faults in {} rounds", records.len());
-    Ok(summary(&records))
+    conclude(&arguments.place, "soak", began_at_ms, records, false)
 }
 
 /// Prints every scenario.
@@ -127,22 +133,60 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         Start::Play(ground, options) => (ground, options),
         Start::Over(code) => return Ok(code),
     };
-    let began = Instant::now();
+    let (began, began_at_ms) = (Instant::now(), clock::wall_us() / 1000);
     let mut say = |line: String| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64());
     let mut done = |record: &RunRecord| println!("{}", verdict_line(record));
     let records = scenario::run(&ground, &chosen, &options, &mut say, &mut done);
     tidy(&ground);
-    let records = records?;
-    write_json(&arguments.place, &records)?;
-    Ok(summary(&records))
+    let title = if arguments.ci { "scenarios of every change" } else { "scenarios" };
+    // Bars are figures of a quiet machine; a set that runs on every change must not fail because it was busy.
+    conclude(&arguments.place, title, began_at_ms, records?, !arguments.ci)
 }
 
-fn write_json(place: &PlaceArguments, records: &[RunRecord]) -> anyhow::Result<()> {
-    if let Some(path) = &place.json {
-        let text = serde_json::to_string_pretty(records)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+/// Prints and writes the report; the exit code. `bars`: whether a bar that is missed makes it fail.
+fn conclude(
+    place: &PlaceArguments,
+    title: &str,
+    began_at_ms: u64,
+    runs: Vec<RunRecord>,
+    bars: bool,
+) -> anyhow::Result<ExitCode> {
+    let report = Report { title: title.to_owned(), began_at_ms, about: about(place), runs };
+    println!("\n{}", report.table());
+    let json = serde_json::to_string_pretty(&report)? + "\n";
+    let forms = [(&place.json, json), (&place.junit, report.junit()), (&place.html, report.html())];
+    for (path, text) in forms {
+        if let Some(path) = path {
+            std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+        }
     }
-    Ok(())
+    let code = summary(&report.runs);
+    if bars && !report.is_good() && code == ExitCode::SUCCESS {
+        println!("every run was good, but a bar was missed");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(code)
+}
+
+/// The machine and the programs.
+fn about(place: &PlaceArguments) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Ok(cores) = std::thread::available_parallelism() {
+        lines.push(format!("{cores} cores"));
+    }
+    if let Ok(kernel) = std::fs::read_to_string("/proc/sys/kernel/osrelease") {
+        lines.push(format!("Linux {}", kernel.trim()));
+    }
+    let postgres = bare::bin_dir().ok().and_then(|bin| version(&bin.join("postgres")));
+    let pgvigil = place.pgvigil.clone().or_else(|| cluster::find_pgvigil().ok()).and_then(|program| version(&program));
+    lines.extend(postgres.into_iter().chain(pgvigil));
+    lines
+}
+
+/// What a program says of its version.
+fn version(program: &Path) -> Option<String> {
+    let output = std::process::Command::new(program).arg("--version").output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A line for each record when it is done.

@@ -3,6 +3,15 @@
 //! Each checker is a function of data alone and adds what it finds to a `Findings`. None of them knows how pgvigil
 //! works: they know what a client may expect of one PostgreSQL that never fails.
 
+mod bank;
+mod failovers;
+mod gaps;
+mod ledger;
+mod reads;
+mod serial;
+mod service;
+#[cfg(test)]
+mod testing;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -12,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::history::History;
 use crate::report::{EpochSpan, FaultSpan};
 
+pub use gaps::gaps;
 pub use verdict::{Counts, Findings, Kind, Verdict, Violation};
 
 /// What there is to compare a history with, once the run is over.
@@ -51,8 +61,17 @@ pub struct Tables {
 /// Checks everything there is to check. The history must be complete: its clients have been stopped.
 pub fn check(history: &History, end: &Final) -> Verdict {
     let mut findings = Findings::default();
+    let present = [
+        ledger::check(history, &end.tables, &mut findings),
+        bank::check(history, &end.tables, &mut findings),
+        serial::check(history, &end.tables, &mut findings),
+    ];
+    reads::check(history, &mut findings);
+    service::check(history, &end.tables, &mut findings);
+    failovers::check(&end.epochs, &end.faults, &mut findings);
     for why in &end.unhealed {
         findings.add(Kind::NotHealed, why.clone());
     }
-    findings.into_verdict(Counts::of(history))
+    let counts = Counts { unknown_present: present.iter().sum(), ..Counts::of(history) };
+    findings.into_verdict(counts)
 }

@@ -104,7 +104,9 @@ impl Fault {
             }
             Fault::DiskFull(_) | Fault::NoInodes(_) | Fault::SyncError(..) | Fault::DiskStall(_) => hits,
             Fault::Switchover(_) => true,
-            Fault::Weather(..) | Fault::Loss(_) | Fault::WallClock(..) | Fault::Strobe(..) => false,
+            // Retransmissions take longer than a lease when every third or fourth frame is lost.
+            Fault::Loss(percent) => *percent >= 20,
+            Fault::Weather(..) | Fault::WallClock(..) | Fault::Strobe(..) => false,
             Fault::CancelWaits(_) | Fault::ReplayPaused(_) | Fault::Lead(_) | Fault::RestartAgent(_) => false,
             Fault::BusyCores(_) => false,
         }

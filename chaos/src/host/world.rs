@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES};
 use crate::processes::SignalError;
 
 /// Mebibytes of a host's disk.
-const DISK: u64 = 768;
+const DISK: u64 = 3072;
 
 /// Why the world could not be made or changed.
 #[derive(Debug, Error)]

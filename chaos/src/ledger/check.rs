@@ -39,12 +39,20 @@ impl Verdict {
 /// The books are copied first and the table is read afterwards, so the clients may go on writing meanwhile: whatever is
 /// acknowledged in the copy was committed before the table was read.
 pub(super) fn check(shared: &Shared) -> Result<Verdict, LedgerError> {
+    let what = "read the ledger's table";
     let books = shared.books().clone();
-    let rows = rows(shared)?;
+    let deadline = Instant::now() + READ_LIMIT;
+    let mut connection =
+        Connection::connect(&shared.options.dsn.to_string(), deadline).map_err(|e| LedgerError::Connect(what, e))?;
+    let answer = connection
+        .exec(&format!("SELECT seq FROM {}", shared.table), deadline)
+        .map_err(|e: ExecError| LedgerError::Statement(what, e))?;
     let highest = shared.next_seq.load(std::sync::atomic::Ordering::Acquire);
-    let mut present = HashSet::with_capacity(rows.len());
+    let mut present = HashSet::with_capacity(answer.rows.len());
     let mut verdict = Verdict::default();
-    for number in rows {
+    for row in answer.rows {
+        let number = row.first().and_then(|cell| cell.as_deref()).and_then(|text| text.parse::<u64>().ok());
+        let number = number.ok_or(LedgerError::Row(row))?;
         if number == 0 || number >= highest || !present.insert(number) {
             verdict.resurrected.push(number);
         }
@@ -70,20 +78,4 @@ pub(super) fn check(shared: &Shared) -> Result<Verdict, LedgerError> {
         }
     }
     Ok(verdict)
-}
-
-/// The numbers of all rows, read on the present primary.
-pub(super) fn rows(shared: &Shared) -> Result<Vec<u64>, LedgerError> {
-    let what = "read the ledger's table";
-    let deadline = Instant::now() + READ_LIMIT;
-    let mut connection =
-        Connection::connect(&shared.options.dsn.to_string(), deadline).map_err(|e| LedgerError::Connect(what, e))?;
-    let answer = connection
-        .exec(&format!("SELECT seq FROM {}", shared.table), deadline)
-        .map_err(|e: ExecError| LedgerError::Statement(what, e))?;
-    let number = |row: Vec<Option<String>>| {
-        let number = row.first().and_then(|cell| cell.as_deref()).and_then(|text| text.parse().ok());
-        number.ok_or(LedgerError::Row(row))
-    };
-    answer.rows.into_iter().map(number).collect()
 }

@@ -204,16 +204,6 @@ impl Workload {
         self.shared.books().iter().filter(|op| op.outcome == Outcome::Ok && op.sent > since).count()
     }
 
-    /// The entries of the books from that place on.
-    pub fn entries(&self, from: usize) -> Vec<Op> {
-        self.shared.books().get(from..).unwrap_or_default().to_vec()
-    }
-
-    /// The numbers of all rows in the table of the present primary.
-    pub fn rows(&self) -> Result<Vec<u64>, LedgerError> {
-        check::rows(&self.shared)
-    }
-
     /// Compares the books with the table of the present primary. Operations still under way are left out.
     pub fn check(&self) -> Result<Verdict, LedgerError> {
         check::check(&self.shared)

@@ -20,7 +20,7 @@ impl fmt::Display for Address {
 }
 
 /// A libpq connection string over several servers, of which one accepts writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dsn {
     /// Every server, in the order they are tried.
     pub addresses: Vec<Address>,

@@ -138,13 +138,16 @@ pub(super) fn weather(stage: &mut Stage) -> Told {
     stage.demand_epochs(epoch, 0..=0)
 }
 
-/// Nearly a third of all frames between any two hosts are lost.
+/// Nearly a third of all frames between any two hosts are lost: more than a lease of seconds can bridge each time, so
+/// the primary may change, but nothing may be lost, and it heals.
 pub(super) fn loss(stage: &mut Stage) -> Told {
     let epoch = stage.epoch()?;
-    let length = stage.length(Duration::from_secs(40));
+    let length = stage.length(Duration::from_secs(30));
     stage.begin(Fault::Loss(30))?;
     stage.pause(length)?;
     stage.heal()?;
     stage.writes_go_on(50)?;
-    stage.demand_epochs(epoch, 0..=1)
+    let rose = stage.epoch()? - epoch;
+    stage.say(format!("the primary changed {rose} times in {} s", length.as_secs()));
+    Ok(())
 }

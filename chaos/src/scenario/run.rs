@@ -1,19 +1,20 @@
 //! Plays scenarios one after the other, on one cluster as long as that comes back to full health each time.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use thiserror::Error;
 
-use super::clients::Clients;
+use super::clients;
 use super::stage::{HEAL_LIMIT, Stage, StoryError, Told};
 use super::{Needs, Scenario};
-use crate::check::{self, Final};
+use crate::check::{self, Final, Tables};
 use crate::cluster::{Cluster, ClusterError};
-use crate::history::History;
+use crate::history::{History, clock};
 use crate::host::{Ground, HostError, World, WorldError};
 use crate::interrupt::{self, WaitError};
-use crate::report::{IncidentRecord, RunRecord};
+use crate::report::{self, IncidentRecord, RunRecord};
+use crate::workload::Load;
 
 /// How scenarios are played.
 #[derive(Debug, Clone)]
@@ -73,18 +74,13 @@ pub fn unfit(scenario: &Scenario, ground: &Ground) -> Option<String> {
     }
 }
 
-/// The wall clock, milliseconds since 1970.
-pub(super) fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
 fn blank(scenario: &Scenario, options: &Options) -> RunRecord {
     RunRecord {
         scenario: scenario.name.to_owned(),
         number: scenario.number,
         story: scenario.story.to_owned(),
         seed: options.seed,
-        began_at_ms: wall_ms(),
+        began_at_ms: clock::wall_us() / 1000,
         bar: scenario.bar,
         repeat: format!("pgvigil-chaos run {} --seed {}", scenario.name, options.seed),
         ..RunRecord::default()
@@ -126,9 +122,9 @@ impl<'a> Theatre<'a> {
         say(format!("{}: {}", record.scenario, record.story));
         let epoch = world.cluster.status().map_err(RunError::NotFormed)?.epoch;
         let mut history = History::default();
-        match Clients::start(&world) {
+        match clients::start(&world, record.seed, &world.dir().join("history.jsonl")) {
             Err(error) => record.failures.push(format!("the clients could not be started: {error}")),
-            Ok(clients) => (record, history) = self.tell(tell, &mut world, clients, record, say)?,
+            Ok(load) => (record, history) = self.tell(tell, &mut world, load, record, say)?,
         }
         record.incidents = incidents(&world.cluster, epoch);
         if record.is_good() {
@@ -143,11 +139,11 @@ impl<'a> Theatre<'a> {
         &self,
         tell: &mut dyn FnMut(&mut Stage) -> Told,
         world: &mut World,
-        clients: Clients,
+        load: Load,
         record: RunRecord,
         say: &mut dyn FnMut(String),
     ) -> Result<(RunRecord, History), RunError> {
-        let mut stage = Stage::new(world, clients, record, self.options.length, say);
+        let mut stage = Stage::new(world, load, record, self.options.length, say);
         let told = stage.writes_go_on(30).and_then(|()| tell(&mut stage));
         let mut failures: Vec<String> = Vec::new();
         let mut note = |error: StoryError| match error.is_interrupt() {
@@ -163,27 +159,26 @@ impl<'a> Theatre<'a> {
             unhealed.push(error.to_string());
             note(error)?;
         }
-        let (mut record, clients) = stage.close();
-        let faults = record.faults.clone();
-        let mut history = History::default();
-        match clients.stop() {
-            Ok((told, tables, books)) => {
-                let end = Final { tables, epochs: record.epochs.clone(), faults, unhealed };
-                record.verdict = check::check(&told, &end);
-                if !books.is_clean() {
-                    failures.push(format!("lost {:?}, resurrected {:?}", books.lost, books.resurrected));
-                }
-                history = told;
-            }
-            Err(error) => failures.push(format!("the clients' tables could not be read: {error}")),
-        }
+        let (mut record, mut load) = stage.close();
+        let history = load.stop().unwrap_or_else(|error| {
+            failures.push(error.to_string());
+            load.so_far()
+        });
+        let tables = load.tables().unwrap_or_else(|error| {
+            unhealed.push(error.to_string());
+            Tables::default()
+        });
+        let end = Final { tables, epochs: record.epochs.clone(), faults: record.faults.clone(), unhealed };
+        record.verdict = check::check(&history, &end);
+        record.gaps = check::gaps(&history, &record.faults, record.length_us);
+        record.rates = report::rates(&history, record.length_us);
         record.failures = failures;
         Ok((record, history))
     }
 
     /// Copies everything that tells what happened to where it is kept; says where.
     fn keep(&self, world: &mut World, record: &RunRecord, history: &History) -> String {
-        let to = self.options.keep.join(format!("{}-{}", record.scenario, std::process::id()));
+        let to = self.options.keep.join(format!("{}-{}-{}", record.scenario, record.seed, record.began_at_ms));
         match keep(world, record, history, &to) {
             Ok(()) => to.display().to_string(),
             Err(error) => format!("{} (not everything: {error})", to.display()),

@@ -8,9 +8,10 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::run::{Options, RunError, Theatre, wall_ms};
+use super::run::{Options, RunError, Theatre};
 use super::stage::{Stage, StoryError, Told};
 use crate::fault::{Fault, FaultError, Part};
+use crate::history::clock;
 use crate::host::{End, Ground, Service, Weather};
 use crate::interrupt;
 use crate::report::RunRecord;
@@ -57,7 +58,7 @@ pub fn soak(
             scenario: format!("soak-{round}"),
             story: "random faults".to_owned(),
             seed: options.seed,
-            began_at_ms: wall_ms(),
+            began_at_ms: clock::wall_us() / 1000,
             repeat: format!("pgvigil-chaos soak --seed {} --from {round} --faults 1", options.seed),
             ..RunRecord::default()
         };

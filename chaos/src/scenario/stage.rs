@@ -7,16 +7,15 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use thiserror::Error;
 
-use super::clients::Clients;
 use super::watch::Watch;
 use crate::cluster::ClusterError;
 use crate::fault::{Fault, FaultError, Undo, strike};
 use crate::history::{Operation, Outcome};
 use crate::host::{World, WorldError};
 use crate::interrupt::{self, WaitError};
-use crate::ledger::LedgerError;
 use crate::report::{FaultSpan, RunRecord};
 use crate::status::Status;
+use crate::workload::{Load, LoadError};
 
 /// How long the cluster may take to be in full health again.
 pub const HEAL_LIMIT: Duration = Duration::from_secs(240);
@@ -42,7 +41,7 @@ pub enum StoryError {
     Cluster(#[from] ClusterError),
     /// See there.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Load(#[from] LoadError),
     /// See there.
     #[error(transparent)]
     Wait(#[from] WaitError),
@@ -87,9 +86,7 @@ pub struct Stage<'a> {
     pub random: StdRng,
     /// The record of this run.
     pub(super) record: RunRecord,
-    clients: Clients,
-    /// What the clients have done, as far as it was read.
-    operations: Vec<Operation>,
+    load: Load,
     watch: Watch,
     under_way: Vec<UnderWay>,
     asked: Option<Duration>,
@@ -100,15 +97,14 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub(super) fn new(
         world: &'a mut World,
-        clients: Clients,
+        load: Load,
         record: RunRecord,
         asked: Option<Duration>,
         say: &'a mut dyn FnMut(String),
     ) -> Stage<'a> {
-        let watch = Watch::start(&world.cluster, clients.origin_us());
+        let watch = Watch::start(&world.cluster, load.origin_us());
         let random = StdRng::seed_from_u64(record.seed);
-        let (under_way, operations) = (Vec::new(), Vec::new());
-        Stage { world, random, record, clients, operations, watch, under_way, asked, say, began: Instant::now() }
+        Stage { world, random, record, load, watch, under_way: Vec::new(), asked, say, began: Instant::now() }
     }
 
     /// A line for whoever looks on.
@@ -118,7 +114,7 @@ impl<'a> Stage<'a> {
 
     /// Microseconds since the run began.
     pub fn now(&self) -> u64 {
-        self.clients.now_us()
+        self.load.now_us()
     }
 
     /// Begins a fault; it lasts until `end`, or the end of the scenario.
@@ -254,29 +250,28 @@ impl<'a> Stage<'a> {
     }
 
     /// How many operations so far `pick` wants.
-    pub fn count(&mut self, pick: impl Fn(&Operation) -> bool) -> Result<usize, StoryError> {
-        self.clients.read_new(&mut self.operations);
-        Ok(self.operations.iter().filter(|operation| pick(operation)).count())
+    pub fn count(&self, pick: impl Fn(&Operation) -> bool) -> usize {
+        self.load.count(pick)
     }
 
     /// Writes acknowledged so far that began after `from`, by clients that name every host.
-    pub fn acknowledged_since(&mut self, from: u64) -> Result<usize, StoryError> {
+    pub fn acknowledged_since(&self, from: u64) -> usize {
         self.count(|op| is_ack(op) && !op.direct && op.began >= from)
     }
 
     /// Writes acknowledged by that node's server that began between the two moments.
-    pub fn acknowledged_by(&mut self, node: u64, from: u64, until: u64) -> Result<usize, StoryError> {
+    pub fn acknowledged_by(&self, node: u64, from: u64, until: u64) -> Result<usize, StoryError> {
         let address = self.world.cluster.node(node)?.address();
         let by = |op: &Operation| op.server.as_ref().is_some_and(|server| server.address == address);
         let within = |op: &Operation| op.began >= from && op.began < until;
-        self.count(|op| is_ack(op) && by(op) && within(op))
+        Ok(self.count(|op| is_ack(op) && by(op) && within(op)))
     }
 
     /// Waits until writes over connections made from now on are acknowledged.
     pub fn writes_resume(&mut self) -> Told {
         let from = self.now();
         self.until("writes over new connections", LIMIT, |stage| {
-            let some = stage.count(|op| is_ack(op) && !op.direct && op.connected > from)?;
+            let some = stage.count(|op| is_ack(op) && !op.direct && op.connected > from);
             Ok((some > 10).then_some(()))
         })?;
         self.say("writes have resumed");
@@ -287,7 +282,7 @@ impl<'a> Stage<'a> {
     pub fn writes_go_on(&mut self, more: usize) -> Told {
         let from = self.now();
         self.until(&format!("{more} more acknowledged writes"), LIMIT, |stage| {
-            Ok((stage.acknowledged_since(from)? >= more).then_some(()))
+            Ok((stage.acknowledged_since(from) >= more).then_some(()))
         })
     }
 
@@ -355,14 +350,14 @@ impl<'a> Stage<'a> {
         self.record.faults.push(FaultSpan { kind, target, from_us: now, until_us: Some(now), may_move });
     }
 
-    /// The record with roles and epochs, and the clients, who still work.
-    pub(super) fn close(self) -> (RunRecord, Clients) {
-        let Stage { mut record, clients, watch, .. } = self;
-        record.length_us = clients.now_us();
+    /// The record with roles and epochs, and the load, which goes on.
+    pub(super) fn close(self) -> (RunRecord, Load) {
+        let Stage { mut record, load, watch, .. } = self;
+        record.length_us = load.now_us();
         let seen = watch.seen();
         record.roles = seen.roles;
         record.epochs = seen.epochs;
-        (record, clients)
+        (record, load)
     }
 }
 

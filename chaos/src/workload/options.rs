@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::libpq::Dsn;
 
 /// How often each kind of work is done, relative to the others; 0: never.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mix {
     /// Single inserts into the ledger.
     pub insert: u32,
@@ -26,7 +28,7 @@ impl Default for Mix {
 }
 
 /// How a load behaves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LoadOptions {
     /// Every server of the cluster, for clients as users have them.
     pub dsn: Dsn,
@@ -34,8 +36,11 @@ pub struct LoadOptions {
     pub clients: u32,
     /// What they do.
     pub mix: Mix,
-    /// Whether there is also one client for each server that writes to it alone, primary or not.
+    /// Whether there are also a writer and a reader for each server that talk to it alone, primary or not.
     pub direct: bool,
+    /// Whether there is also, for each server, a reader that never lets its backend rest: it runs one endless statement,
+    /// which ends only when its backend does. It takes a processor.
+    pub stubborn: bool,
     /// From one operation of a client to its next.
     pub interval: Duration,
     /// After this a statement without an answer counts as unknown and its connection is closed.
@@ -47,14 +52,15 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// Four clients that do everything, each an operation every 10 ms, and one direct client for each server.
+    /// Four clients that do everything, each an operation every 20 ms, and a direct writer and reader for each server.
     pub fn new(dsn: Dsn) -> LoadOptions {
         LoadOptions {
             dsn,
             clients: 4,
             mix: Mix::default(),
             direct: true,
-            interval: Duration::from_millis(10),
+            stubborn: false,
+            interval: Duration::from_millis(20),
             statement_deadline: Duration::from_millis(500),
             connect_deadline: Duration::from_millis(300),
             seed: 1,
