@@ -12,6 +12,7 @@ use pgvigil_core::{
     lease, placement,
     time::Time,
 };
+use pgvigil_postgres::fault::{self, Bug};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -109,6 +110,8 @@ impl Controller {
             return clock::now();
         }
         for cluster in state.state.clusters.values() {
+            let believed = believed(cluster);
+            let cluster = believed.as_ref().unwrap_or(cluster);
             let now = clock::now();
             let decided = self.inbox.with(cluster, |seen| {
                 seen.starved_ms = starved.ms;
@@ -147,9 +150,15 @@ impl Controller {
             evidence: wanted.evidence,
             command: wanted.command,
         };
+        if fault::COMPILED_IN {
+            fault::reach(&format!("{name}:before-propose"), None).await;
+        }
         match self.consensus.propose(&proposal, AGREE).await {
             Ok(Outcome::Agreed { revision }) => {
                 tracing::info!(cluster = %cluster.id, %revision, command = name, "{}", proposal.reason);
+                if fault::COMPILED_IN {
+                    fault::reach(&format!("{name}:after-agreed"), None).await;
+                }
                 true
             }
             Ok(Outcome::Refused(refusal)) => {
@@ -204,6 +213,15 @@ impl Controller {
         }
         true
     }
+}
+
+/// The agreed state as a leader with a planted bug believes it; `None` without one.
+fn believed(cluster: &ClusterState) -> Option<ClusterState> {
+    fault::planted(Bug::LeaseIgnored).then(|| {
+        let mut cluster = cluster.clone();
+        cluster.fence_debts.iter_mut().for_each(|debt| debt.asserted_off = true);
+        cluster
+    })
 }
 
 /// How late this loop's own timers ran of late: our own pauses must not look like the silence of others (Lifeguard).

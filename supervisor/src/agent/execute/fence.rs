@@ -4,6 +4,7 @@ use super::{STATEMENT, instance, settings};
 use crate::agent::{right::Renewal, shared::Shared};
 use pgvigil_core::local::LocalPostgres;
 use pgvigil_postgres::{
+    fault,
     hba::{self, Door},
     instance::Instance,
     seal::seal_on_disk,
@@ -26,9 +27,11 @@ pub async fn now(shared: &Arc<Shared>, polite_ms: u64, why: &str) {
     let was_dead = matches!(shared.lock().local.postgres, LocalPostgres::Stopped { crashed: true });
     tracing::warn!(member = %shared.me(), polite_ms, "fencing PostgreSQL: {why}");
     shared.lock().stopping = true;
+    fault::reach("fence:begin", Some(&shared.layout.data_dir)).await;
     for attempt in 0..ATTEMPTS {
         match attempt_once(shared, if attempt == 0 { polite_ms } else { 0 }).await {
             Ok(clean) => {
+                fault::reach("fence:done", Some(&shared.layout.data_dir)).await;
                 shared.forget_running(was_dead || !clean);
                 let mut inner = shared.lock();
                 inner.local.fence_on_disk = true;
