@@ -8,6 +8,7 @@ use crate::{
     clock,
     config::Config,
     controller::{
+        fence::Fences,
         inbox::Inbox,
         service::AgentsService,
         task::{AGREE, Controller},
@@ -79,6 +80,7 @@ async fn serve(
         consensus: consensus.clone(),
         inbox,
         bootstrap: config.bootstrap.clone().map(|bootstrap| (config.cluster.clone(), bootstrap)),
+        fences: Fences::new(config.fence.clone()),
     };
     tokio::spawn(controller.run());
     tracing::info!(node = %node.id, listen = %node.listen, cluster = %config.cluster, "pgvigil {} runs", env!("CARGO_PKG_VERSION"));

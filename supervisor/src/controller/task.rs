@@ -1,6 +1,6 @@
 //! The leader's loop: snapshot, decide, have one command agreed, again; then wait.
 
-use super::inbox::Inbox;
+use super::{fence::Fences, inbox::Inbox};
 use crate::{clock, config::Bootstrap};
 use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
 use pgvigil_core::{
@@ -9,7 +9,7 @@ use pgvigil_core::{
     command::{Actor, Command},
     decide::{self, Wanted},
     id::{ClusterId, NodeId},
-    placement,
+    lease, placement,
     time::Time,
 };
 use pgvigil_postgres::fault::{self, Bug};
@@ -39,6 +39,8 @@ pub struct Controller {
     pub inbox: Arc<Inbox>,
     /// The cluster that this node's configuration creates, if it does not exist.
     pub bootstrap: Option<(ClusterId, Bootstrap)>,
+    /// How a silent former primary is stopped from outside.
+    pub fences: Fences,
 }
 
 impl Controller {
@@ -85,6 +87,7 @@ impl Controller {
                     return false;
                 }
                 tracing::info!(node = %self.me, "this node leads the Raft group and begins to listen");
+                self.fences.forget();
                 self.inbox.begin(since);
                 true
             }
@@ -118,9 +121,10 @@ impl Controller {
                 if let Some(wanted) = &decision.command {
                     seen.appointing(&wanted.command);
                 }
-                decision
+                (decision, lease::to_fence(cluster, seen, now))
             });
-            let Some(decision) = decided else { return wake_at };
+            let Some((decision, to_fence)) = decided else { return wake_at };
+            self.fences.run(cluster, &to_fence, &self.inbox);
             self.inbox.found(&cluster.id, decision.findings);
             if let Some(at) = decision.wake_at {
                 wake_at = wake_at.min(at);
