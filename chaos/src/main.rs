@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pgvigil_chaos::bench::{self, BenchOptions, Fault};
 use pgvigil_chaos::cluster::ClusterOptions;
 use pgvigil_chaos::interrupt;
+use pgvigil_chaos::planted::{self, Bug, PlantedOptions};
+use pgvigil_chaos::report::Report;
 use pgvigil_chaos::storm::{self, StormOptions};
 use pgvigil_chaos::workload;
 
@@ -42,9 +44,24 @@ enum Command {
     Soak(play::SoakArguments),
     /// Lists the scenarios, with their number in the list of thirty
     List,
+    /// Puts bugs back into the real program, one at a time, and demands that the checkers catch each of them, and nothing
+    /// without it. Needs a pgvigil that was built with its fault points (cargo build --workspace).
+    Planted(PlantedArguments),
     /// Runs the clients of a load; started by this program itself.
     #[command(hide = true)]
     Load(LoadArguments),
+}
+
+#[derive(Args)]
+struct PlantedArguments {
+    #[command(flatten)]
+    cluster: ClusterArguments,
+    /// Which bugs, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',')]
+    bug: Vec<Bug>,
+    /// Also write the page with plots to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -148,6 +165,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Load(arguments) => run_load(&arguments).map(code),
+        Command::Planted(arguments) => run_planted(arguments).map(code),
     };
     match result {
         Ok(code) => code,
@@ -196,6 +214,25 @@ fn run_storm(arguments: StormArguments) -> anyhow::Result<bool> {
         verdict.acknowledged, verdict.unknown
     );
     Ok(true)
+}
+
+fn run_planted(arguments: PlantedArguments) -> anyhow::Result<bool> {
+    let bugs = if arguments.bug.is_empty() { Bug::value_variants().to_vec() } else { arguments.bug };
+    let options = PlantedOptions { cluster: cluster_options(arguments.cluster), bugs };
+    let began = Instant::now();
+    let plays = planted::planted(&options, &mut |line| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64()))?;
+    for play in plays.iter().filter(|play| !play.is_good()) {
+        println!("\n{}:", play.record.scenario);
+        let violations = play.record.verdict.violations.iter().map(|v| format!("{}: {}", v.kind, v.text));
+        play.record.failures.iter().cloned().chain(violations).for_each(|line| println!("  {line}"));
+    }
+    let good = plays.iter().all(planted::Play::is_good);
+    if let Some(path) = arguments.html {
+        let runs = plays.into_iter().map(|play| play.record).collect();
+        let report = Report { title: "planted bugs".to_owned(), runs, ..Report::default() };
+        std::fs::write(&path, report.html()).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(good)
 }
 
 fn run_load(arguments: &LoadArguments) -> anyhow::Result<bool> {

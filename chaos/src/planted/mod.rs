@@ -59,16 +59,16 @@ pub enum PlantedError {
 /// A planted bug, in the words of the program's fault points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Bug {
-    /// A seal promises and reports a position, and stops nothing.
-    SealSkipped,
-    /// A seal's position is read first, and reception is stopped after that.
-    SealNotAwaited,
     /// The leader opens at once, as if every former primary were fenced.
     LeaseIgnored,
     /// A server is started and promoted with its door open.
     DoorOpenAtStart,
     /// The guard does not kill when the deadline comes.
     GuardDoesNotKill,
+    /// A seal promises and reports a position, and stops nothing.
+    SealSkipped,
+    /// A seal's position is read first, and reception is stopped after that.
+    SealNotAwaited,
     /// Killing ends the postmaster and spares what is left of its children.
     FenceMissesBackends,
     /// Every seal claims more WAL than there is: the wrong candidate is chosen.

@@ -16,7 +16,7 @@ use crate::workload::{Load, LoadOptions, plain};
 /// How long a cluster may take to be well.
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 /// How long one with a planted bug may take after the bug was taken out again. What it broke may need a person.
-const MEND_LIMIT: Duration = Duration::from_secs(60);
+const MEND_LIMIT: Duration = Duration::from_secs(30);
 /// How long writes may be stopped.
 const RESUME_LIMIT: Duration = Duration::from_secs(60);
 /// Acknowledged writes before a story begins, and after the new primary has begun to serve.
@@ -101,32 +101,27 @@ impl Stage {
             cluster.start_if_dead(id)?;
         }
         story.undo(&mut cluster)?;
+        // With a bug, what is lost is lost as soon as the new primary can be asked; whether what the bug has broken heals
+        // is not judged.
         let mut end = Final { faults: faults.clone(), ..Final::default() };
-        let healed = cluster.wait_healthy(if bug.is_some() { MEND_LIMIT } else { HEAL_LIMIT });
-        let well = match healed {
-            Ok(_) => true,
-            Err(ClusterError::Wait(WaitError::Interrupted)) => return Err(WaitError::Interrupted.into()),
-            Err(error) => {
-                end.unhealed.push(error.to_string());
-                false
-            }
-        };
+        if bug.is_none() {
+            end.unhealed.extend(ailing(&mut cluster, HEAL_LIMIT)?);
+        }
         let mut verdict = match load.tables() {
             Ok(tables) => {
                 end.tables = tables;
                 check::check(&history, &end)
             }
-            // Nothing can be compared; that it is not well is known.
+            // Nothing can be compared, which is a finding too.
             Err(error) => {
-                end.unhealed.push(error.to_string());
                 let mut findings = check::Findings::default();
-                end.unhealed.iter().for_each(|why| findings.add(Kind::NotHealed, why.clone()));
+                findings.add(Kind::NotHealed, error.to_string());
                 findings.into_verdict(check::Counts::of(&history))
             }
         };
         verdict.notes.truncate(5);
         let incidents = incidents(&cluster, began_at_ms);
-        if well {
+        if bug.is_none() || ailing(&mut cluster, MEND_LIMIT)?.is_none() {
             self.cluster = Some(cluster);
         }
         let name = bug.map_or_else(|| story.name().to_owned(), |bug| format!("{} with {}", story.name(), bug.name()));
@@ -159,6 +154,15 @@ fn start(options: &ClusterOptions) -> Result<Cluster, PlantedError> {
         cluster.start_node(id)?;
     }
     Ok(cluster)
+}
+
+/// What is still wrong with the cluster when the limit is over; `None`: it is well.
+fn ailing(cluster: &mut Cluster, limit: Duration) -> Result<Option<String>, PlantedError> {
+    match cluster.wait_healthy(limit) {
+        Ok(_) => Ok(None),
+        Err(ClusterError::Wait(WaitError::Interrupted)) => Err(WaitError::Interrupted.into()),
+        Err(error) => Ok(Some(error.to_string())),
+    }
 }
 
 /// The changes of primary since then; none if nobody can be asked.

@@ -70,13 +70,13 @@ pub(super) fn lookup(shared: &Shared, session: &mut Session<'_>, random: &mut St
 const SAID: &str = "pgvigil-chaos";
 
 /// A statement that reads a row again and again, each time with a new snapshot, and never ends by itself. It does not
-/// wait for anything, so nothing but a signal ends it.
+/// wait for anything, so nothing but a signal ends it. (On a standby it ends at once.)
 pub(super) fn endless(shared: &Shared, seq: u64) -> String {
     format!(
-        "DO $$ DECLARE began timestamptz; found boolean; timeline text; lsn text; BEGIN LOOP \
-         began := clock_timestamp(); timeline := '-'; lsn := '-'; \
+        "DO $$ DECLARE began timestamptz; found boolean; timeline text; lsn text; BEGIN WHILE NOT pg_is_in_recovery() LOOP \
+         began := clock_timestamp(); \
          found := EXISTS (SELECT FROM {schema}.ledger WHERE seq = {seq}); \
-         IF NOT pg_is_in_recovery() THEN SELECT {PLACE} INTO timeline, lsn; END IF; \
+         SELECT {PLACE} INTO timeline, lsn; \
          RAISE INFO '{SAID} % % % %', (extract(epoch FROM began) * 1000000)::bigint, timeline, lsn, found; \
          PERFORM sum(g) FROM generate_series(1, 60000) g; \
          END LOOP; END $$",
@@ -91,8 +91,6 @@ pub(super) fn said(session: &Session<'_>, seq: u64, message: &str) -> Option<(u6
     let place: Vec<Option<String>> = words.by_ref().take(2).collect();
     let found = words.next()?.map(|word| word == "t");
     let server = session.server(Some(&place));
-    // A turn of a standby says nothing about a primary.
-    server.timeline?;
     let end = End { outcome: Outcome::Ok, why: None, go_on: true, read_only: false };
     Some((clock::of_wall_us(began), Done { work: Work::Lookup { seq, found }, server, end }))
 }
