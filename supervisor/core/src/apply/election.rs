@@ -379,6 +379,8 @@ pub(super) fn open(cluster: &mut ClusterState, proposal: &Proposal, epoch: Epoch
     let complete = reign.complete;
     if let Some(incident) = cluster.incident_mut(epoch) {
         incident.reach(Phase::Opened, proposal.at);
+        // How each former primary was known to serve nobody.
+        incident.evidence.extend(proposal.evidence.iter().take(20).cloned());
         if complete {
             close_incident(incident);
         }

@@ -150,6 +150,8 @@ fn a_fence_command_that_succeeded_opens_the_door() {
     world.finds("waiting-for-lease");
     world.seen.fence_commands_done.insert(name(0), Epoch(1));
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
+    let incident = world.cluster().incidents.last().unwrap();
+    assert!(incident.evidence.iter().any(|line| line.contains("the fence command for m0 succeeded")), "{incident:?}");
 }
 
 /// History A14: where a hypervisor may stop a guest, its clock has no rate, and time is no fence.
