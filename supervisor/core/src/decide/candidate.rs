@@ -33,7 +33,10 @@ pub fn may_take_over<'a>(
         return no("it is the primary".to_owned());
     }
     let Some(report) = seen.fresh(&member.spec.member, now, agreed.settings.standby_timeout_ms) else {
-        return no(format!("silent for {} ms", seen.silence(&member.spec.member, now)));
+        return no(match not_heard_yet(agreed, seen, member, now) {
+            true => "this leader has not heard of it yet".to_owned(),
+            false => format!("silent for {} ms", seen.silence(&member.spec.member, now)),
+        });
     };
     if report.incarnation != Some(member.incarnation) {
         return no("its data directory is not the one that counts".to_owned());
@@ -50,6 +53,15 @@ pub fn may_take_over<'a>(
         return no("it is not in the durability rule: it may lack acknowledged commits".to_owned());
     }
     Ok(standby)
+}
+
+/// Whether nothing is known of `member` only because this leader began to listen (or could again) a moment ago: its
+/// silence is no evidence yet. Keeps S5.
+pub(super) fn not_heard_yet(agreed: &ClusterState, seen: &Observations, member: &Member, now: Time) -> bool {
+    let name = &member.spec.member;
+    let settings = &agreed.settings;
+    seen.fresh(name, now, settings.standby_timeout_ms).is_none()
+        && seen.silence(name, now) <= settings.suspect_ms + seen.starved_ms
 }
 
 /// The order of preference: smaller is better. The tier comes first, then the operator's priority, and only then the

@@ -2,12 +2,13 @@
 
 use super::{
     Decision,
-    candidate::{may_take_over, preference},
+    candidate::{may_take_over, not_heard_yet, preference},
     reign::primary_report,
 };
 use crate::{
     cluster::ClusterState,
     command::Command,
+    member::Member,
     observation::Observations,
     reconcile::CHECKPOINT_FRESH_MS,
     reign::{ElectionKind, Reign},
@@ -40,12 +41,18 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
                 decision.find("switchover-waits", why);
                 return;
             }
+            let asked_for = |member: &&Member| to.as_ref().is_none_or(|to| *to == member.spec.member);
+            let unheard = |member: &&Member| asked_for(member) && not_heard_yet(agreed, seen, member, now);
+            if let Some(member) = agreed.members.values().find(unheard) {
+                // Clients are served meanwhile; to judge now would be to judge from a stale view.
+                let why = format!("the switchover waits until this leader has heard of {}", member.spec.member);
+                decision.find("switchover-waits", why);
+                decision.wake(now.plus(agreed.settings.heartbeat_ms));
+                return;
+            }
             let mut suitable = Vec::new();
             let mut reasons = Vec::new();
-            for member in agreed.members.values() {
-                if to.as_ref().is_some_and(|to| *to != member.spec.member) {
-                    continue;
-                }
+            for member in agreed.members.values().filter(asked_for) {
                 match may_take_over(agreed, seen, member, now) {
                     Ok(standby) if standby.streaming => suitable.push(member.key()),
                     Ok(_) => reasons.push(format!("{} does not stream", member.spec.member)),

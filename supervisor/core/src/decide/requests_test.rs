@@ -124,6 +124,32 @@ fn a_switchover_to_somebody_unsuitable_is_dropped_with_the_reason() {
     }
 }
 
+/// Keeps S5: a leader that has just begun to listen has heard of nobody, which says nothing about them.
+#[test]
+fn a_new_leader_hears_of_the_members_before_it_judges_a_switchover() {
+    for to in [Some(2), None] {
+        let mut world = World::serving(3, 1);
+        world.seen = Observations { since: world.now, ..Observations::new(world.seen.me, world.now) };
+        ask(&mut world, switchover(to));
+        world.hear(world.primary_report(&[1, 2]));
+        world.wait(7);
+        assert!(world.finds("switchover-waits").contains("has heard of"));
+        world.hear_well(&[1, 2]);
+        assert!(matches!(begun(&mut world), ElectionKind::Switchover { to: Some(_) }));
+    }
+}
+
+/// It does not wait for ever for one that is dead.
+#[test]
+fn a_new_leader_drops_a_switchover_to_somebody_who_stays_silent() {
+    let mut world = World::serving(3, 1);
+    world.seen = Observations::new(world.seen.me, world.now);
+    ask(&mut world, switchover(Some(2)));
+    world.wait(world.cluster().settings.suspect_ms + 1);
+    world.hear(world.primary_report(&[1]));
+    assert!(dropped(&mut world).contains("m2: silent"));
+}
+
 /// Outside the rule it may lack acknowledged commits, and would make the planned change wait for its catching up.
 #[test]
 fn a_switchover_to_a_member_outside_the_rule_is_dropped() {
