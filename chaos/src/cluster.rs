@@ -78,6 +78,8 @@ pub struct ClusterOptions {
     pub settings: BTreeMap<String, String>,
     /// How many nodes are made; `None`: `NODES`.
     pub nodes: Option<usize>,
+    /// Whether every node writes down what it decides and does (`node.journal`), in `journal` of its folder.
+    pub journal: bool,
     /// More lines of `[member]` in a node's file, by node id.
     pub member: BTreeMap<u64, String>,
     /// PostgreSQL servers that are there already, by node id; each in the node's folder, so that its processes belong
@@ -127,6 +129,7 @@ pub struct Cluster {
     pub account: Account,
     program: PathBuf,
     password: PathBuf,
+    journal: bool,
     /// Kept for its `Drop`, which removes the folder; a folder named by the user stays.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -176,8 +179,15 @@ impl Cluster {
         account.write_file(&password, &format!("{:016x}{:016x}\n", rand::random::<u64>(), rand::random::<u64>()))?;
         let count = options.nodes.unwrap_or(NODES);
         let ports = bare::free_ports(2 * count)?;
-        let mut cluster =
-            Cluster { nodes: Vec::new(), dir: dir.clone(), account, program, password, _temporary: temporary };
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            dir: dir.clone(),
+            account,
+            program,
+            password,
+            journal: options.journal,
+            _temporary: temporary,
+        };
         for index in 0..count {
             let id = index as u64 + 1;
             let node_dir = dir.join(format!("n{id}"));

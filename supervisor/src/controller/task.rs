@@ -1,7 +1,7 @@
 //! The leader's loop: snapshot, decide, have one command agreed, again; then wait.
 
 use super::inbox::Inbox;
-use crate::{clock, config::Bootstrap};
+use crate::{clock, config::Bootstrap, journal::Journal};
 use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
 use pgvigil_core::{
     Outcome, Proposal,
@@ -11,6 +11,7 @@ use pgvigil_core::{
     id::{ClusterId, NodeId},
     placement,
     time::Time,
+    trace::{Decided, Line},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -38,6 +39,8 @@ pub struct Controller {
     pub inbox: Arc<Inbox>,
     /// The cluster that this node's configuration creates, if it does not exist.
     pub bootstrap: Option<(ClusterId, Bootstrap)>,
+    /// Where decisions are written down, if anywhere.
+    pub journal: Journal,
 }
 
 impl Controller {
@@ -113,6 +116,16 @@ impl Controller {
                 seen.notice(cluster, now);
                 let decision = decide::decide(cluster, seen, now);
                 if let Some(wanted) = &decision.command {
+                    self.journal.write(|| {
+                        Line::Decided(Box::new(Decided {
+                            node: self.me,
+                            cluster: cluster.id.clone(),
+                            revision: cluster.revision,
+                            seen: seen.clone(),
+                            now,
+                            command: wanted.command.clone(),
+                        }))
+                    });
                     seen.appointing(&wanted.command);
                 }
                 decision
