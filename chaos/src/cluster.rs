@@ -22,6 +22,8 @@ use crate::status::Status;
 
 /// How many nodes a cluster has.
 pub const NODES: usize = 3;
+/// The file in a node's folder that arms its fault points.
+const FAULTS: &str = "faults";
 /// Between two looks at the status.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -85,6 +87,8 @@ pub struct ClusterOptions {
     /// PostgreSQL servers that are there already, by node id; each in the node's folder, so that its processes belong
     /// to that "host".
     pub existing: BTreeMap<u64, Existing>,
+    /// Whether the nodes look for fault points (see `Cluster::arm`), which their program must have been built with.
+    pub fault_points: bool,
 }
 
 /// A PostgreSQL server that a node finds when it starts.
@@ -130,6 +134,7 @@ pub struct Cluster {
     program: PathBuf,
     password: PathBuf,
     journal: bool,
+    fault_points: bool,
     /// Kept for its `Drop`, which removes the folder; a folder named by the user stays.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -186,6 +191,7 @@ impl Cluster {
             program,
             password,
             journal: options.journal,
+            fault_points: options.fault_points,
             _temporary: temporary,
         };
         for index in 0..count {
@@ -296,8 +302,11 @@ impl Cluster {
         };
         let log = OpenOptions::new().create(true).append(true).open(node.dir.join("pgvigil.log"));
         let log = log.map_err(io("opening the log"))?;
-        let child = account
-            .command(&program, &node.dir)
+        let mut command = account.command(&program, &node.dir);
+        if self.fault_points {
+            command.env("PGVIGIL_FAULT_POINTS", format!("@{}", node.dir.join(FAULTS).display()));
+        }
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(&node.config)
@@ -311,11 +320,28 @@ impl Cluster {
         Ok(())
     }
 
+    /// Arms fault points and bugs of this node from now on, in words of `PGVIGIL_FAULT_POINTS` (supervisor/postgres,
+    /// `fault`); an empty text disarms it.
+    pub fn arm(&self, id: u64, words: &str) -> Result<(), ClusterError> {
+        // In one step: nobody must read half of it.
+        let (file, new) = (self.node(id)?.dir.join(FAULTS), self.node(id)?.dir.join("faults.new"));
+        self.account.write_file(&new, words)?;
+        std::fs::rename(&new, &file).map_err(|source| ClusterError::Io { what: format!("arming node {id}"), source })
+    }
+
     /// From now on a dead pgvigil of this node stays dead, until `start_node`.
     pub fn leave_dead(&mut self, id: u64) {
         for node in self.nodes.iter_mut().filter(|node| node.id == id) {
             node.kept = false;
         }
+    }
+
+    /// Starts the node's pgvigil unless it runs; from now on it is kept.
+    pub fn start_if_dead(&mut self, id: u64) -> Result<(), ClusterError> {
+        for node in self.nodes.iter_mut().filter(|node| node.id == id) {
+            node.kept = true;
+        }
+        self.tend().map(drop)
     }
 
     /// Restarts every pgvigil that has ended and is kept, as systemd would. Returns the nodes restarted.

@@ -10,6 +10,7 @@ use pgvigil_chaos::bench::{self, BenchOptions, Fault};
 use pgvigil_chaos::cluster::ClusterOptions;
 use pgvigil_chaos::interrupt;
 use pgvigil_chaos::storm::{self, StormOptions};
+use pgvigil_chaos::workload;
 
 /// Faults, workloads and figures for PostgreSQL clusters that pgvigil runs.
 ///
@@ -30,6 +31,22 @@ enum Command {
     /// Strikes at random processes of a running cluster (kill -9 of anything, whole hosts, freezes, several at once) and
     /// demands after each round that it heals by itself and that nothing acknowledged is lost.
     Storm(StormArguments),
+    /// Runs the clients of a load; started by this program itself.
+    #[command(hide = true)]
+    Load(LoadArguments),
+}
+
+#[derive(Args)]
+struct LoadArguments {
+    /// `LoadOptions` as JSON
+    #[arg(long)]
+    options: String,
+    /// When the run began, on CLOCK_MONOTONIC
+    #[arg(long)]
+    origin_us: u64,
+    /// Where the history is written to
+    #[arg(long, value_name = "FILE")]
+    history: PathBuf,
 }
 
 #[derive(Args)]
@@ -112,6 +129,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Bench(arguments) => run_bench(arguments),
         Command::Storm(arguments) => run_storm(arguments),
+        Command::Load(arguments) => run_load(&arguments),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -160,6 +178,12 @@ fn run_storm(arguments: StormArguments) -> anyhow::Result<bool> {
         "every round healed; {} commits acknowledged, {} with unknown end, lost 0, resurrected 0",
         verdict.acknowledged, verdict.unknown
     );
+    Ok(true)
+}
+
+fn run_load(arguments: &LoadArguments) -> anyhow::Result<bool> {
+    let options = serde_json::from_str(&arguments.options).context("reading --options")?;
+    workload::serve(options, arguments.origin_us, &arguments.history)?;
     Ok(true)
 }
 

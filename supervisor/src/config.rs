@@ -17,6 +17,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The configuration of one pgvigil process.
@@ -30,6 +31,19 @@ pub struct Config {
     pub member: Option<MemberConfig>,
     /// What a new cluster begins with; `None` when this node never creates one.
     pub bootstrap: Option<Bootstrap>,
+    /// How a silent host is stopped from outside; `None`: not at all.
+    pub fence: Option<FenceCommand>,
+}
+
+/// A command that stops a host from outside: power switch, hypervisor, cloud API. Exit code 0 is taken as proof that the
+/// member serves nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FenceCommand {
+    /// Program and arguments, run without a shell. `PGVIGIL_CLUSTER`, `PGVIGIL_MEMBER`, `PGVIGIL_HOST`, `PGVIGIL_PORT` and
+    /// `PGVIGIL_EPOCH` in its environment say whom it is to stop.
+    pub command: Vec<String>,
+    /// After this it is killed and counts as failed.
+    pub timeout: Duration,
 }
 
 /// One process of the Raft group.
@@ -185,6 +199,19 @@ struct Raw {
     node: RawNode,
     member: Option<RawMember>,
     bootstrap: Option<RawBootstrap>,
+    fence: Option<RawFence>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFence {
+    command: Vec<String>,
+    #[serde(default = "default_fence_timeout")]
+    timeout: String,
+}
+
+fn default_fence_timeout() -> String {
+    "20s".to_owned()
 }
 
 #[derive(Deserialize)]

@@ -6,7 +6,7 @@ use pgvigil::{
     cli::{self, Arguments, Failure, RunArguments, Subcommand},
     config, demo, guard, runtime, telemetry,
 };
-use pgvigil_postgres::{Binaries, datadir::major_version};
+use pgvigil_postgres::{Binaries, datadir::major_version, fault};
 use std::{future::Future, process::ExitCode};
 
 /// Raft, agent and faces need little: two threads keep one slow task from holding up the heartbeat.
@@ -25,7 +25,10 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { connection, json, command } = arguments;
     match command {
         Subcommand::Run(arguments) => run(&arguments),
-        Subcommand::Guard(arguments) => guard::main(arguments).map_err(|error| Failure::Failed(error.to_string())),
+        Subcommand::Guard(arguments) => {
+            fault::arm().map_err(Failure::Usage)?;
+            guard::main(arguments).map_err(|error| Failure::Failed(error.to_string()))
+        }
         Subcommand::Demo(arguments) => in_runtime(demo::run(arguments, json)),
         Subcommand::DemoEnd(arguments) => demo::end_of_killed(arguments.dir, arguments.remove),
         command => in_runtime(cli::command(&connection, json, command)),
@@ -45,10 +48,22 @@ fn run(arguments: &RunArguments) -> Result<(), Failure> {
     }
     let config = config::load(&arguments.config).map_err(|error| Failure::Usage(error.to_string()))?;
     telemetry::start(arguments.log_format).map_err(|error| Failure::Usage(error.to_string()))?;
+    arm_faults()?;
     in_runtime(async {
         // The whole chain of causes on one line.
         runtime::run(config).await.map_err(|error| Failure::Failed(format!("{error:#}")))
     })
+}
+
+/// Only a build for the chaos suite has fault points, and it says so.
+fn arm_faults() -> Result<(), Failure> {
+    if fault::COMPILED_IN {
+        tracing::warn!("this build has fault points: it is for the chaos suite, not for use");
+    }
+    if let Some(armed) = fault::arm().map_err(Failure::Usage)? {
+        tracing::error!("FAULT POINTS ARE ARMED ({armed}): this node misbehaves on purpose");
+    }
+    Ok(())
 }
 
 /// Whether a node with this configuration could be started here.

@@ -8,6 +8,7 @@ use crate::{
     clock,
     config::Config,
     controller::{
+        fence::Fences,
         inbox::Inbox,
         service::AgentsService,
         task::{AGREE, Controller},
@@ -86,6 +87,7 @@ async fn serve(
         inbox,
         bootstrap: config.bootstrap.clone().map(|bootstrap| (config.cluster.clone(), bootstrap)),
         journal,
+        fences: Fences::new(config.fence.clone()),
     };
     tokio::spawn(controller.run());
     tracing::info!(node = %node.id, listen = %node.listen, cluster = %config.cluster, "pgvigil {} runs", env!("CARGO_PKG_VERSION"));

@@ -70,6 +70,7 @@ functions! {
     finish = "PQfinish": fn(*mut PgConn);
     error_message = "PQerrorMessage": fn(*const PgConn) -> *const c_char;
     port = "PQport": fn(*const PgConn) -> *const c_char;
+    host = "PQhost": fn(*const PgConn) -> *const c_char;
     send_query = "PQsendQuery": fn(*mut PgConn, *const c_char) -> c_int;
     consume_input = "PQconsumeInput": fn(*mut PgConn) -> c_int;
     is_busy = "PQisBusy": fn(*mut PgConn) -> c_int;

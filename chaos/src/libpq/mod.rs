@@ -133,6 +133,13 @@ impl Connection {
         port.parse().expect("libpq reports the number it connected to")
     }
 
+    /// The server this connection reached, of all those that were named.
+    pub fn address(&self) -> Address {
+        // SAFETY: a live connection object; the string belongs to it.
+        let host = unsafe { text((self.api.host)(self.raw)) };
+        Address { host, port: self.port() }
+    }
+
     /// Sends a statement and waits for its answer. After `Deadline` only `receive` or dropping makes sense.
     pub fn exec(&mut self, sql: &str, deadline: Instant) -> Result<Answer, ExecError> {
         self.send(sql)?;
@@ -210,6 +217,11 @@ impl Connection {
                 })
             }
         }
+    }
+
+    /// Takes what the server has said on the way, also while a statement still runs.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        self.notices().take()
     }
 
     /// Waits for the socket; false when the deadline passed first.

@@ -76,6 +76,12 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
         return Fenced::Never(format!("{member} was paused and may run unguarded; fence it, or state that it is off"));
     }
     let settings = &cluster.settings;
+    if !settings.fence_by_time {
+        return Fenced::Never(format!(
+            "{member} may still serve, and time does not fence it (fence_by_time is off): a fence command, its agent or \
+             an operator must say that it is stopped"
+        ));
+    }
     // Its own renewals; those of its successor, which go on, are no right of its.
     let renewal = seen.last_renewal.range(..=debt.epoch).map(|(_, at)| *at).max();
     let canary = match seen.seals_quiet {
@@ -84,6 +90,21 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
     };
     let from = renewal.max(canary).max(Some(seen.since)).unwrap_or(seen.since);
     Fenced::At(from.plus(settings.lease_ms + settings.lease_margin_ms))
+}
+
+/// The former primaries for which a fence command should run now: still in debt, and silent, so that they cannot be
+/// asked to stop by themselves. One that answers is never shot: its agent fences it sooner, and says so.
+#[must_use]
+pub fn to_fence(cluster: &ClusterState, seen: &Observations, now: Time) -> Vec<FenceDebt> {
+    let Some(reign) = cluster.reign_in_force() else { return Vec::new() };
+    if reign.open {
+        return Vec::new();
+    }
+    let silent = |debt: &&FenceDebt| {
+        seen.silence(&debt.primary.member, now) > cluster.settings.suspect_ms + seen.starved_ms
+            && !matches!(fenced(cluster, seen, debt, reign.epoch), Fenced::Yes(_))
+    };
+    cluster.fence_debts.iter().filter(silent).cloned().collect()
 }
 
 /// Whether a reign may open as far as its own start goes: a crashed primary that restarted stays closed until k

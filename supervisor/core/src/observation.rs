@@ -39,7 +39,7 @@ pub struct Observations {
     pub seals_quiet: Option<(Epoch, Time)>,
     /// When this leader first saw what an operator asked for last.
     pub request_seen: Option<Time>,
-    /// Members whose fence command succeeded, with the epoch it fenced.
+    /// Members whose fence command succeeded while this leader led, with the epoch it fenced.
     pub fence_commands_done: BTreeMap<MemberId, Epoch>,
     /// When this leader first saw the present election begun: how long it has been waiting for seals.
     pub election_seen: Option<(Epoch, Time)>,

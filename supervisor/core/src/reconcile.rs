@@ -40,7 +40,8 @@ pub enum Action {
     Fence {
         /// Of which reign.
         epoch: Epoch,
-        /// Fast shutdown first, for at most this long (milliseconds); 0: SIGKILL at once.
+        /// Clients are ended first, and standbys take what was written, for at most this long (milliseconds); 0: SIGKILL
+        /// at once.
         polite_ms: u64,
         /// Why.
         why: String,
@@ -126,8 +127,8 @@ pub enum Action {
         /// Its version.
         version: RuleVersion,
     },
-    /// Write a checkpoint before a planned change of primary, while clients are still served: the clean stop that follows
-    /// then has little left to write.
+    /// Write a checkpoint before a planned change of primary, while clients are still served: the old primary then recovers
+    /// in a moment.
     Checkpoint {
         /// The reign.
         epoch: Epoch,

@@ -89,7 +89,7 @@ pub struct Seal {
 pub enum ElectionKind {
     /// The primary failed.
     Failover,
-    /// An operator wants another primary: the old one stops cleanly, its standbys drain it, then they seal.
+    /// An operator wants another primary: the old one is drained and stops, then its standbys seal.
     Switchover {
         /// Whom; anyone suitable if none is named.
         to: Option<MemberId>,

@@ -49,6 +49,9 @@ pub struct Settings {
     pub leader_away_from_primary: bool,
     /// The most WAL that replication slots may hold back, in MiB; a slot that needs more is lost and reported.
     pub slot_wal_max_mib: u64,
+    /// Whether a lost primary counts as fenced when its right to serve has run out. `false` where a hypervisor may stop
+    /// a guest, whose clock then stands still (history A14): only its agent's word or a fence command counts.
+    pub fence_by_time: bool,
 }
 
 impl Default for Settings {
@@ -69,6 +72,7 @@ impl Default for Settings {
             automatic_failover: true,
             leader_away_from_primary: true,
             slot_wal_max_mib: 4_096,
+            fence_by_time: true,
         }
     }
 }
@@ -141,7 +145,12 @@ impl Settings {
             "one late heartbeat is no evidence (2 × heartbeat_ms)",
         )?;
         at_least("sync_lag_max_bytes", self.sync_lag_max_bytes, 1 << 20, "a busy standby is always some WAL behind")?;
-        at_least("switchover_drain_ms", self.switchover_drain_ms, 200, "a clean stop writes a checkpoint")?;
+        at_least(
+            "switchover_drain_ms",
+            self.switchover_drain_ms,
+            200,
+            "standbys must be able to take what was written",
+        )?;
         at_least("restart_timeout_ms", self.restart_timeout_ms, 5_000, "crash recovery replays WAL")?;
         at_least("slot_wal_max_mib", self.slot_wal_max_mib, 64, "a standby must survive a short absence")?;
         Ok(())

@@ -9,8 +9,7 @@ mod common;
 use pgvigil_core::{
     Proposal, State, apply,
     cluster::ClusterState,
-    decide,
-    invariant,
+    decide, invariant,
     local::Local,
     observation::Observations,
     reconcile,

@@ -80,6 +80,18 @@ impl Link {
         parse(WHAT, &self.value(WHAT, &sql, limit).await?)
     }
 
+    /// Whether nothing is left to be written for anybody: no client's session is there (the agent's own do not count), and
+    /// every standby of `names` that is connected has flushed all that this server has flushed.
+    pub async fn is_drained(&self, names: &[String], limit: Duration) -> Result<bool, QueryError> {
+        let names = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(",");
+        let sql = format!(
+            "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'client backend' \
+             AND application_name NOT LIKE 'pgvigil/%') AND NOT EXISTS (SELECT FROM pg_stat_replication \
+             WHERE application_name = ANY (ARRAY[{names}]::text[]) AND flush_lsn < pg_current_wal_flush_lsn())"
+        );
+        Ok(self.value("see whether all is drained", &sql, limit).await? == "t")
+    }
+
     /// Every walsender's pid and reported flush position (proof step D3c). A walsender that has reported nothing has
     /// `None`.
     pub async fn walsenders(&self, limit: Duration) -> Result<Vec<(i32, String, Option<Lsn>)>, QueryError> {

@@ -5,6 +5,7 @@
 //! ([`write_atomic`]). What only a running server reads, and what every start writes anew, is [`replace`]d: a flush
 //! costs milliseconds in which nobody can commit.
 
+use crate::fault;
 use nix::fcntl::{RenameFlags, renameat2};
 use std::{
     collections::BTreeMap,
@@ -56,6 +57,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<Written, FsE
             sync_dir(dir)?;
             remember(path, stamp);
         }
+        fault::replaces(path, true);
         return Ok(Written::Same);
     }
     swap_in(path, dir, bytes, mode, true).map_err(FsError::at("write", path))?;
@@ -120,6 +122,7 @@ fn swap_in(path: &Path, dir: &Path, bytes: &[u8], mode: u32, durable: bool) -> i
     if durable {
         file.sync_all()?;
     }
+    fault::replaces(path, durable);
     fs::rename(&temporary, path)
 }
 

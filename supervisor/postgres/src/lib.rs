@@ -15,6 +15,7 @@ pub mod control_file;
 pub mod datadir;
 pub mod diverged;
 pub mod drift;
+pub mod fault;
 pub mod fsio;
 pub mod guard;
 pub mod guard_client;

@@ -21,7 +21,7 @@
 //! position is then read from disk, which is just as good.
 
 use crate::{
-    drift,
+    drift, fault,
     fsio::FsError,
     instance::{Instance, InstanceError, write_fence},
     layout::Layout,
@@ -130,6 +130,8 @@ pub async fn seal(
         .await
         .map_err(|error| SealError::Task(error.to_string()))??;
     clock.done("on disk");
+    let data_dir = Some(instance.layout.data_dir.as_path());
+    fault::reach("seal:on-disk", data_dir).await;
     let reason = match instance.adopt().map_err(InstanceError::from)? {
         None => "not running",
         Some(_) if promotion_asked || instance.promote_file().exists() => "a promotion was under way",
@@ -170,6 +172,7 @@ async fn running(
         return Ok(Err("it is no standby"));
     }
     clock.done("receivers gone and reload shown");
+    fault::reach("seal:receivers-gone", Some(&instance.layout.data_dir)).await;
     if !end_receivers(postmaster, deadline).await? {
         return Ok(Err("a walreceiver did not end"));
     }

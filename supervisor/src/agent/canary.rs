@@ -44,6 +44,10 @@ fn serving(shared: &Shared) -> Option<(i32, Epoch)> {
     let reigns =
         !running.in_recovery && inner.local.promise.reigned == reign.epoch && reign.primary.member == *shared.me();
     let in_force = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reign.epoch && f.version.is_some());
+    if inner.stopping {
+        // A row that no standby takes any more would make its WAL diverge for nothing.
+        return None;
+    }
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
     let pid = inner.postmaster.as_ref()?.pid();
     (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, reign.epoch))

@@ -18,6 +18,7 @@ use pgvigil_core::{
 use pgvigil_postgres::{
     Link,
     canary::marker,
+    fault::{self, Bug},
     link::{fresh_value, parse},
 };
 use std::{
@@ -37,7 +38,7 @@ pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, versio
     let endpoint = shared.lock().endpoint.clone();
     let names = execute::names(setting, epoch);
     let shown = fresh_value(&endpoint, "synchronous_standby_names", STATEMENT).await?;
-    if shown != names {
+    if shown != names && !fault::planted(Bug::RuleNotInForce) {
         if let Some(in_force) = shared.lock().local.in_force.as_mut() {
             in_force.version = None;
         }
@@ -51,7 +52,9 @@ pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, versio
     }
     let before: BTreeSet<i32> = link.walsenders(STATEMENT).await?.into_iter().map(|(pid, _, _)| pid).collect();
     let marker = marker(&endpoint, STATEMENT).await?;
+    fault::reach("prove:marker", Some(&shared.layout.data_dir)).await;
     let (marker, flushed) = wait(shared, &link, epoch, setting, &before, marker).await?;
+    fault::reach("prove:proven", Some(&shared.layout.data_dir)).await;
     let mut inner = shared.lock();
     inner.records.push(marker);
     inner.records.sort_unstable();

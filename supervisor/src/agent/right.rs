@@ -3,7 +3,7 @@
 
 use super::shared::Shared;
 use crate::clock;
-use pgvigil_core::{id::Epoch, lease::Right, local::LocalPostgres, time::Time};
+use pgvigil_core::{id::Epoch, lease::Right, local::LocalPostgres, settings::Settings, time::Time};
 use pgvigil_postgres::GuardClient;
 use std::{process::Stdio, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -43,8 +43,11 @@ pub fn start(shared: Arc<Shared>) -> mpsc::UnboundedSender<Renewal> {
 
 async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>) {
     let mut guard = GuardClient::new(shared.guard_socket.clone(), CONFIRM);
+    // What was granted and is not worth telling the guard yet: no right before it is told.
+    let mut pending = Right::default();
     loop {
         let renewal = tokio::time::timeout(KEEP, renewals.recv()).await;
+        let due = renewal.is_err();
         let mut news: Vec<Renewal> = match renewal {
             Ok(Some(first)) => vec![first],
             Ok(None) => return,
@@ -56,7 +59,7 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
         let Some(agreed) = shared.agreed() else { continue };
         let (right, reigned) = {
             let inner = shared.lock();
-            let mut right = inner.local.right;
+            let mut right = later(inner.local.right, pending);
             for renewal in news {
                 match renewal {
                     Renewal::Lease { epoch, sent_at } if inner.local.reigns_in(epoch) => {
@@ -74,6 +77,11 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
         };
         let serves = serves(&shared);
         let until = right.until(&agreed.settings);
+        if !due && agreed.paused.is_none() && little_longer(&shared, &agreed.settings, until) {
+            pending = right;
+            continue;
+        }
+        pending = Right::default();
         if agreed.paused.is_none() && until.is_some_and(|until| until <= clock::now()) {
             // Too late to be guarded: this process was paused. The worker fences, the guard has done so already.
             shared.lock().local.right = right;
@@ -93,6 +101,26 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
         } else {
             shared.lock().guard_armed = false;
         }
+    }
+}
+
+/// The later of both in each respect.
+fn later(one: Right, other: Right) -> Right {
+    Right {
+        renewed_sent_at: one.renewed_sent_at.max(other.renewed_sent_at),
+        canary_began_at: one.canary_began_at.max(other.canary_began_at),
+    }
+}
+
+/// Whether `until` makes an armed guard's deadline later by less than half a heartbeat. Renewal and canary come by turns,
+/// each in time by itself: telling the guard of every one of them would wake two processes twice as often for nothing.
+fn little_longer(shared: &Shared, settings: &Settings, until: Option<Time>) -> bool {
+    let inner = shared.lock();
+    match (inner.guarded_until, until) {
+        (Some(guarded), Some(until)) => {
+            inner.guard_armed && until >= guarded && until.since(guarded) < settings.heartbeat_ms / 2
+        }
+        _ => false,
     }
 }
 

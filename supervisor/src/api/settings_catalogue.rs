@@ -62,6 +62,9 @@ fn meaning(key: &str) -> &'static str {
         "crash_policy" => "what happens when only the primary's PostgreSQL died and its host is well",
         "automatic_failover" => "whether a failover may begin without an operator",
         "leader_away_from_primary" => "whether the Raft leader keeps off the primary's host when it can",
+        "fence_by_time" => {
+            "whether a lost primary counts as fenced once its lease has run out; off: a fence command must"
+        }
         "slot_wal_max_mib" => "the most WAL that replication slots may hold back; a slot that needs more is lost",
         _ => "",
     }

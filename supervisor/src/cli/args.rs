@@ -16,9 +16,16 @@ Client commands talk to any node and are led to the Raft leader:
   pgvigil --connect db1:7400,db2:7400,db3:7400 status
 Exit codes: 0 done; 1 the world did not cooperate; 2 bad usage or configuration; 3 the rules say no.";
 
+/// A build with fault points cannot be taken for another one.
+const VERSION: &str = if pgvigil_postgres::fault::COMPILED_IN {
+    concat!(env!("CARGO_PKG_VERSION"), " (with fault points, for the chaos suite)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// PostgreSQL failover that never loses an acknowledged commit.
 #[derive(Debug, Parser)]
-#[command(name = "pgvigil", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "pgvigil", version = VERSION, after_help = EXAMPLES, disable_help_subcommand = true)]
 pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,

@@ -1,11 +1,14 @@
 //! What the values of a configuration file must satisfy.
 
-use super::{Bootstrap, Config, MemberConfig, NodeConfig, Raw, RawBootstrap, RawMember, RawNode};
+use super::{
+    Bootstrap, Config, FenceCommand, MemberConfig, NodeConfig, Raw, RawBootstrap, RawFence, RawMember, RawNode,
+};
 use pgvigil_core::id::{ClusterId, MemberId, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
+    time::Duration,
 };
 
 /// A value that is refused.
@@ -29,7 +32,8 @@ pub(super) fn checked(raw: Raw) -> Checked<Config> {
     let node = node(raw.node)?;
     let member = raw.member.map(|raw| member(raw, &node)).transpose()?;
     let bootstrap = raw.bootstrap.map(bootstrap).transpose()?;
-    Ok(Config { cluster: ClusterId(raw.cluster), node, member, bootstrap })
+    let fence = raw.fence.map(fence).transpose()?;
+    Ok(Config { cluster: ClusterId(raw.cluster), node, member, bootstrap, fence })
 }
 
 fn name(key: &[&str], text: &str) -> Checked<()> {
@@ -207,6 +211,20 @@ fn check_parameters(parameters: &BTreeMap<String, String>) -> Checked<()> {
         ensure(!value.contains(['\n', '\r', '\0']), &key, || "a value is one line".into())?;
     }
     Ok(())
+}
+
+fn fence(raw: RawFence) -> Checked<FenceCommand> {
+    let program = raw.command.first().map(Path::new);
+    ensure(program.is_some(), &["fence", "command"], || {
+        "name a program and its arguments, such as [\"/usr/local/sbin/power-off\"]".into()
+    })?;
+    absolute(&["fence", "command"], program.unwrap_or(Path::new("")))?;
+    let key = ["fence", "timeout"];
+    let Ok(timeout) = humantime::parse_duration(&raw.timeout) else {
+        return bad(&key, format!("{:?} is no duration (such as \"20s\")", raw.timeout));
+    };
+    ensure(timeout >= Duration::from_secs(1), &key, || "it must be at least 1s: a power switch needs that".into())?;
+    Ok(FenceCommand { command: raw.command, timeout })
 }
 
 fn bootstrap(raw: RawBootstrap) -> Checked<Bootstrap> {

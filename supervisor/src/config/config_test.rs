@@ -25,6 +25,9 @@ jit = false
 expect = ["pg1", "pg2", "pg3"]
 [bootstrap.settings]
 lease_ms = 2000
+[fence]
+command = ["/usr/local/sbin/power-off", "--now"]
+timeout = "30s"
 "#;
 
 fn error(from: &str, to: &str) -> String {
@@ -43,6 +46,8 @@ fn a_good_file_is_read_whole() {
     let bootstrap = config.bootstrap.unwrap();
     assert_eq!((bootstrap.expect.len(), bootstrap.settings.lease_ms), (3, 2000));
     assert_eq!(bootstrap.settings.heartbeat_ms, Settings::default().heartbeat_ms);
+    let fence = config.fence.unwrap();
+    assert_eq!((fence.command.len(), fence.timeout), (2, Duration::from_secs(30)));
 }
 
 #[test]
@@ -76,6 +81,10 @@ fn each_bad_value_is_named_with_its_line_and_what_is_allowed() {
         ("host all all 127.0.0.1/32 trust", "host all trust", ":15: member.hba: ", "too short"),
         ("jit = false", "fsync = false", ":19: member.parameters.fsync: ", "manages"),
         ("\"pg3\"", "\"pg2\"", ":21: bootstrap.expect: ", "twice"),
+        ("[\"/usr/local/sbin/power-off\", \"--now\"]", "[]", ":25: fence.command: ", "name a program"),
+        ("\"/usr/local/sbin/power-off\"", "\"power-off\"", ":25: fence.command: ", "absolute"),
+        ("\"30s\"", "\"soon\"", ":26: fence.timeout: ", "such as"),
+        ("\"30s\"", "\"1ms\"", ":26: fence.timeout: ", "at least 1s"),
         ("lease_ms = 2000", "lease_ms = 999", ":23: bootstrap.settings.lease_ms: ", "at least 1000, because"),
     ];
     for (from, to, place, allowed) in cases {

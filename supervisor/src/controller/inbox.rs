@@ -5,7 +5,7 @@ use pgvigil_core::{
     State,
     cluster::ClusterState,
     decide::Finding,
-    id::{ClusterId, NodeId},
+    id::{ClusterId, Epoch, MemberId, NodeId},
     lease,
     observation::Observations,
     report::Report,
@@ -111,6 +111,19 @@ impl Inbox {
         let seen = inner.seen.entry(agreed.id.clone()).or_insert_with(|| Observations::new(me, since));
         seen.wall = clock::wall();
         Some(look(seen))
+    }
+
+    /// The fence command for `member` succeeded for `epoch`, begun while this node led since `since`: it serves nobody.
+    pub fn fence_command_done(&self, cluster: &ClusterId, member: &MemberId, epoch: Epoch, since: Time) {
+        let mut inner = self.lock();
+        if inner.since != Some(since) {
+            return;
+        }
+        if let Some(seen) = inner.seen.get_mut(cluster) {
+            seen.fence_commands_done.insert(member.clone(), epoch);
+        }
+        drop(inner);
+        self.poke.notify_one();
     }
 
     /// Keeps the findings of the last decision, for the status page.

@@ -1,6 +1,6 @@
 //! The leader's loop: snapshot, decide, have one command agreed, again; then wait.
 
-use super::inbox::Inbox;
+use super::{fence::Fences, inbox::Inbox};
 use crate::{clock, config::Bootstrap, journal::Journal};
 use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
 use pgvigil_core::{
@@ -9,10 +9,11 @@ use pgvigil_core::{
     command::{Actor, Command},
     decide::{self, Wanted},
     id::{ClusterId, NodeId},
-    placement,
+    lease, placement,
     time::Time,
     trace::{Decided, Line},
 };
+use pgvigil_postgres::fault::{self, Bug};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -41,6 +42,8 @@ pub struct Controller {
     pub bootstrap: Option<(ClusterId, Bootstrap)>,
     /// Where decisions are written down, if anywhere.
     pub journal: Journal,
+    /// How a silent former primary is stopped from outside.
+    pub fences: Fences,
 }
 
 impl Controller {
@@ -87,6 +90,7 @@ impl Controller {
                     return false;
                 }
                 tracing::info!(node = %self.me, "this node leads the Raft group and begins to listen");
+                self.fences.forget();
                 self.inbox.begin(since);
                 true
             }
@@ -109,6 +113,8 @@ impl Controller {
             return clock::now();
         }
         for cluster in state.state.clusters.values() {
+            let believed = believed(cluster);
+            let cluster = believed.as_ref().unwrap_or(cluster);
             let now = clock::now();
             let decided = self.inbox.with(cluster, |seen| {
                 seen.starved_ms = starved.ms;
@@ -128,9 +134,10 @@ impl Controller {
                     });
                     seen.appointing(&wanted.command);
                 }
-                decision
+                (decision, lease::to_fence(cluster, seen, now))
             });
-            let Some(decision) = decided else { return wake_at };
+            let Some((decision, to_fence)) = decided else { return wake_at };
+            self.fences.run(cluster, &to_fence, &self.inbox);
             self.inbox.found(&cluster.id, decision.findings);
             if let Some(at) = decision.wake_at {
                 wake_at = wake_at.min(at);
@@ -156,9 +163,15 @@ impl Controller {
             evidence: wanted.evidence,
             command: wanted.command,
         };
+        if fault::COMPILED_IN {
+            fault::reach(&format!("{name}:before-propose"), None).await;
+        }
         match self.consensus.propose(&proposal, AGREE).await {
             Ok(Outcome::Agreed { revision }) => {
                 tracing::info!(cluster = %cluster.id, %revision, command = name, "{}", proposal.reason);
+                if fault::COMPILED_IN {
+                    fault::reach(&format!("{name}:after-agreed"), None).await;
+                }
                 true
             }
             Ok(Outcome::Refused(refusal)) => {
@@ -213,6 +226,15 @@ impl Controller {
         }
         true
     }
+}
+
+/// The agreed state as a leader with a planted bug believes it; `None` without one.
+fn believed(cluster: &ClusterState) -> Option<ClusterState> {
+    fault::planted(Bug::LeaseIgnored).then(|| {
+        let mut cluster = cluster.clone();
+        cluster.fence_debts.iter_mut().for_each(|debt| debt.asserted_off = true);
+        cluster
+    })
 }
 
 /// How late this loop's own timers ran of late: our own pauses must not look like the silence of others (Lifeguard).

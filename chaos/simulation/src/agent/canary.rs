@@ -47,6 +47,9 @@ fn serving(c: &Ctx) -> Option<(u64, Epoch)> {
     let reigns =
         !running.in_recovery && inner.local.promise.reigned == reign.epoch && reign.primary.member == inner.local.me;
     let in_force = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reign.epoch && f.version.is_some());
+    if inner.stopping {
+        return None;
+    }
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
     let pid = inner.postmaster?;
     (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, reign.epoch))

@@ -1,7 +1,7 @@
 //! A server's life: start, reload, replay, stop, death.
 
 use super::{
-    data::{Conf, DataDir},
+    data::{Conf, DataDir, Names},
     server::{Ended, Pg, PgEvent, Sample, SenderRow, Waiter},
     wal::Point,
 };
@@ -132,6 +132,21 @@ impl World {
         let mut pg = self.hosts[host].pg.borrow_mut();
         pg.sessions = false;
         pg.waiters.retain(|_, waiter| matches!(waiter, Waiter::Canary(_)));
+    }
+
+    /// Ends every session of clients and lets no more of them in.
+    pub fn shut_out(&self, host: usize) {
+        self.hosts[host].pg.borrow_mut().door = false;
+        self.end_sessions(host);
+        self.check_service();
+    }
+
+    /// Whether every connected standby of `names` has flushed all that this server has flushed; nothing runs: so it is.
+    #[must_use]
+    pub fn is_drained(&self, host: usize, names: &Names) -> bool {
+        let pg = self.hosts[host].pg.borrow();
+        let mut counted = pg.senders.iter().filter(|sender| names.names.contains(&sender.name));
+        pg.pid == 0 || counted.all(|sender| sender.flushed.is_none_or(|at| at >= pg.flush))
     }
 
     /// One wait for standbys is cancelled: committed here, acknowledged by nobody.

@@ -152,6 +152,40 @@ fn a_fence_command_that_succeeded_opens_the_door() {
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
 }
 
+/// History A14: where a hypervisor may stop a guest, its clock has no rate, and time is no fence.
+#[test]
+fn without_fencing_by_time_the_door_waits_for_a_fence() {
+    let mut world = promoted();
+    world.set(|settings| settings.fence_by_time = false);
+    world.wait(1_000_000);
+    world.hear(world.primary_report(&[]));
+    assert!(world.finds("waiting-for-fence").contains("fence command"));
+    world.seen.fence_commands_done.insert(name(0), Epoch(1));
+    assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
+}
+
+/// Who answers fences itself, and sooner: only a silent host is stopped from outside, until it is known to be fenced.
+#[test]
+fn the_fence_command_is_for_a_silent_former_primary_only() {
+    let mut world = promoted();
+    let shot = |world: &World| {
+        let debts = crate::lease::to_fence(world.cluster(), &world.seen, world.now);
+        debts.into_iter().map(|debt| (debt.primary.member, debt.epoch)).collect::<Vec<_>>()
+    };
+    world.hear(world.report(0));
+    assert_eq!(shot(&world), []);
+    world.wait(world.cluster().settings.suspect_ms + 1);
+    assert_eq!(shot(&world), [(name(0), Epoch(1))]);
+    world.seen.deaf_until = world.now;
+    assert_eq!(shot(&world), [], "a leader that was paused has heard nobody");
+    world.seen.deaf_until = Time(0);
+    world.seen.fence_commands_done.insert(name(0), Epoch(1));
+    assert_eq!(shot(&world), []);
+    world.seen.fence_commands_done.clear();
+    world.must(Command::Open { epoch: Epoch(2) });
+    assert_eq!(shot(&world), []);
+}
+
 /// History B8: time does not fence a primary that may run unguarded.
 #[test]
 fn the_door_stays_closed_while_the_old_primary_may_run_unguarded() {

@@ -18,8 +18,8 @@ use crate::{
 /// How long a planned change waits for the primary's checkpoint, in milliseconds. Clients are served meanwhile.
 const CHECKPOINT_PATIENCE_MS: u64 = 300_000;
 
-/// Writes stop from the beginning of the change on: what the clean stop would have to write is written before
-/// (Patroni, pg_auto_failover).
+/// The old primary is killed once it is drained: with a checkpoint just before, it recovers in a moment and is back in the
+/// rule soon (Patroni and pg_auto_failover write one for their clean stop).
 fn checkpoint_missing(reign: &Reign, seen: &Observations, now: Time) -> Option<String> {
     let waited = now.since(seen.request_seen.unwrap_or(now));
     let primary = &reign.primary.member;

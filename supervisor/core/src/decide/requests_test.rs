@@ -40,7 +40,7 @@ fn a_switchover_begins_when_its_target_is_suitable() {
     assert_eq!(begun(&mut world), switchover(Some(2)));
 }
 
-/// Writes stop from the election on: what the clean stop would write is written before, for a bounded time.
+/// The old primary, killed once it is drained, recovers in a moment if a checkpoint was written before: waited for, within bounds.
 #[test]
 fn a_switchover_waits_for_a_checkpoint_but_not_for_ever() {
     let mut world = World::serving(3, 1);

@@ -53,8 +53,8 @@ pub(super) fn for_election(
     Plan::wait("sealed", format!("sealed for epoch {} at {}", election.epoch, sealed.position))
 }
 
-/// In a planned change the standbys first take what the old primary still sends while it stops cleanly; its walsenders
-/// end the stream themselves. Bounded by the standby's own clock.
+/// In a planned change the standbys first take what the old primary still sends while it is drained; the
+/// stream ends with it. Bounded by the standby's own clock.
 fn drain(agreed: &ClusterState, election: &Election, local: &Local, now: Time) -> Option<Plan> {
     let ElectionKind::Switchover { .. } = election.kind else { return None };
     let LocalPostgres::Running(running) = &local.postgres else { return None };

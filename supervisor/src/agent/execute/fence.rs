@@ -1,24 +1,37 @@
 //! The fence: on disk, and every process seen gone, then reported. Nothing waits for anybody. Keeps S3.
 
-use super::{instance, settings};
+use super::{STATEMENT, instance, settings};
 use crate::agent::{right::Renewal, shared::Shared};
 use pgvigil_core::local::LocalPostgres;
-use pgvigil_postgres::{StopMode, seal::seal_on_disk};
+use pgvigil_postgres::{
+    fault,
+    hba::{self, Door},
+    instance::Instance,
+    seal::seal_on_disk,
+};
 use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Between two attempts when the file system or a process does not cooperate.
 const RETRY: Duration = Duration::from_millis(20);
 /// How many times. After that the guard and the lease's end are left, and the problem is reported.
 const ATTEMPTS: u32 = 50;
 
-/// Fences this member's PostgreSQL. `polite_ms`: a fast shutdown first, for at most that long.
+/// Between two looks whether a primary is drained.
+const DRAIN_PACE: Duration = Duration::from_millis(1);
+/// So many looks lie between two rounds of ending clients.
+const LOOKS: u32 = 20;
+
+/// Fences this member's PostgreSQL. `polite_ms`: it is drained first, for at most that long.
 pub async fn now(shared: &Arc<Shared>, polite_ms: u64, why: &str) {
     let was_dead = matches!(shared.lock().local.postgres, LocalPostgres::Stopped { crashed: true });
     tracing::warn!(member = %shared.me(), polite_ms, "fencing PostgreSQL: {why}");
     shared.lock().stopping = true;
+    fault::reach("fence:begin", Some(&shared.layout.data_dir)).await;
     for attempt in 0..ATTEMPTS {
         match attempt_once(shared, if attempt == 0 { polite_ms } else { 0 }).await {
             Ok(clean) => {
+                fault::reach("fence:done", Some(&shared.layout.data_dir)).await;
                 shared.forget_running(was_dead || !clean);
                 let mut inner = shared.lock();
                 inner.local.fence_on_disk = true;
@@ -35,11 +48,11 @@ pub async fn now(shared: &Arc<Shared>, polite_ms: u64, why: &str) {
             }
             Err(error) => shared.problem("fence", Some(format!("the fence is not complete: {error:#}"))),
         }
-        tokio::time::sleep(RETRY).await;
+        sleep(RETRY).await;
     }
 }
 
-/// `true`: it was stopped in good order.
+/// `true`: it was drained, so that its WAL ends where its standbys' does.
 async fn attempt_once(shared: &Arc<Shared>, polite_ms: u64) -> anyhow::Result<bool> {
     let instance = instance(shared);
     let (layout, ours, version) = (shared.layout.clone(), settings(shared), shared.binaries.version());
@@ -51,9 +64,39 @@ async fn attempt_once(shared: &Arc<Shared>, polite_ms: u64) -> anyhow::Result<bo
     // starts nothing.
     let mut clean = false;
     if polite_ms > 0 {
-        clean = instance.stop(StopMode::Fast, Duration::from_millis(polite_ms)).await?.is_some();
+        let end = Instant::now() + Duration::from_millis(polite_ms);
+        match timeout_at(end, drain(shared, &instance)).await {
+            Ok(Ok(())) => clean = true,
+            Ok(Err(error)) => tracing::info!(member = %shared.me(), "it is not drained: {error:#}"),
+            Err(_) => tracing::info!(member = %shared.me(), "it is not drained within {polite_ms} ms"),
+        }
     }
     instance.kill().await?;
     on_disk.await??;
     Ok(clean)
+}
+
+/// Ends the clients and waits until the standbys of the rule have flushed all that this server has. It is killed right
+/// after: a shutdown would first write a checkpoint, for which writes would stand still, and which would lie beyond what
+/// a member that is sealed already has. What it had not flushed yet was acknowledged to nobody.
+async fn drain(shared: &Shared, instance: &Instance) -> anyhow::Result<()> {
+    let Some(postmaster) = shared.lock().postmaster.clone() else { return Ok(()) };
+    let rule = shared.agreed().and_then(|agreed| agreed.newest_rule().cloned());
+    let names: Vec<String> =
+        rule.iter().flat_map(|r| r.setting.cohort.iter().map(|key| key.sync_name(r.epoch))).collect();
+    let link = instance.connect("drain", STATEMENT).await?;
+    // Sessions that are there are ended now, others do not get in any more.
+    hba::write(&shared.layout, Door::Closed, &shared.access, &shared.config.hba)?;
+    instance.reload(&postmaster)?;
+    for look in 0_u32.. {
+        // Again from time to time: one may have come in before the door was seen to be closed.
+        if look.is_multiple_of(LOOKS) {
+            link.terminate_clients(&[], STATEMENT).await?;
+        }
+        if link.is_drained(&names, STATEMENT).await? {
+            break;
+        }
+        sleep(DRAIN_PACE).await;
+    }
+    Ok(())
 }

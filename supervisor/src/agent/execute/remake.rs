@@ -16,6 +16,7 @@ use pgvigil_postgres::{
     clone::{ClonePlan, OldData, clone as clone_server},
     config::MemberConfig,
     diverged::{self, Kept},
+    fault,
     hba::Door,
     position,
     rewind::{RewindPlan, interrupted, rewind as rewind_server},
@@ -64,6 +65,7 @@ pub async fn rewind(
     incarnation: Incarnation,
 ) -> anyhow::Result<()> {
     obey(shared, epoch)?;
+    fault::reach("rewind:begin", Some(&shared.layout.data_dir)).await;
     let owner = shared.lock().local.wal_end.map(|(_, owner)| owner);
     if interrupted(&instance(shared)) {
         // An earlier rewind did not end: what it left cannot be trusted.
@@ -87,6 +89,7 @@ pub async fn rewind(
         Ok(rewound) => {
             tracing::info!(member = %shared.me(), took = ?rewound.took, "rewound to {fork}");
             note_discarded(shared, rewound.kept.as_ref());
+            fault::reach("rewind:done", Some(&shared.layout.data_dir)).await;
             finish(shared, incarnation)
         }
         Err(error) => {
@@ -104,6 +107,7 @@ pub async fn clone(
     incarnation: Incarnation,
 ) -> anyhow::Result<()> {
     obey(shared, epoch)?;
+    fault::reach("clone:begin", Some(&shared.layout.data_dir)).await;
     shared.lock().stopping = true;
     let instance = instance(shared);
     let data = shared.layout.data_dir.join("PG_VERSION").exists();
@@ -132,6 +136,7 @@ pub async fn clone(
     if let Some(kept) = kept {
         tracing::info!(member = %shared.me(), "the old data directory is kept in {}", kept.display());
     }
+    fault::reach("clone:done", Some(&shared.layout.data_dir)).await;
     finish(shared, incarnation)
 }
 

@@ -6,13 +6,14 @@ use anyhow::{Context, bail};
 use pgvigil_core::{
     cluster::ClusterState,
     id::{Epoch, TimelineId},
-    local::{InForce, SealedAt},
+    local::{InForce, LocalPostgres, SealedAt},
     position::Position,
     reconcile::Upstream,
     time::Time,
 };
 use pgvigil_postgres::{
     Link,
+    fault::{self, Bug},
     position::DiskPosition,
     seal::{SealLimits, SealedServer, seal as seal_server},
     settings::write_pass_file,
@@ -28,6 +29,8 @@ const CATCH_UP: Duration = Duration::from_secs(25);
 /// reported only when both are done.
 pub async fn seal(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
     not_over(shared, epoch)?;
+    let data_dir = Some(shared.layout.data_dir.as_path());
+    fault::reach("seal:begin", data_dir).await;
     let promising = Arc::clone(shared);
     let promised = tokio::task::spawn_blocking(move || {
         promising.promise(|promise| {
@@ -37,6 +40,7 @@ pub async fn seal(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
     });
     let (promised, closed) = tokio::join!(promised, close(shared));
     promised?.context("cannot write the promise")?;
+    fault::reach("seal:promised", data_dir).await;
     let (position, quiet, steps) = closed?;
     let mut inner = shared.lock();
     inner.quiet_since = Some(quiet);
@@ -63,15 +67,22 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
         promise.promotion.is_none()
             && agreed.reigns.iter().any(|r| r.epoch == promise.reigned && r.primary.member == *shared.me())
     };
+    let claimed = claimed_early(shared, &agreed).await;
+    if let (true, Some((position, owner))) = (fault::planted(Bug::SealSkipped), claimed) {
+        shared.lock().local.wal_end = Some((position, owner));
+        return Ok((position, clock::now(), Vec::new()));
+    }
     let sealed = seal_server(&instance(shared), &settings(shared), promotion_asked, SealLimits::default()).await?;
-    let (position, owner) = locate(&agreed, &sealed.position)?;
+    let (mut position, owner) = claimed.map_or_else(|| locate(&agreed, &sealed.position), Ok)?;
+    if fault::planted(Bug::PositionInvented) {
+        position.lsn.0 += 1 << 20;
+    }
     if let SealedServer::Stopped(why) = sealed.server {
         let was = shared.lock().postmaster.is_some();
         if was {
             tracing::warn!(member = %shared.me(), "PostgreSQL was stopped to be sealed: {why}");
         }
-        let crashed =
-            matches!(shared.lock().local.postgres, pgvigil_core::local::LocalPostgres::Stopped { crashed: true });
+        let crashed = matches!(shared.lock().local.postgres, LocalPostgres::Stopped { crashed: true });
         shared.forget_running(crashed);
     }
     let mut inner = shared.lock();
@@ -83,6 +94,20 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
         inner.local.in_force = Some(InForce { upstream: None, version: None, ..in_force });
     }
     Ok((position, quiet, sealed.steps))
+}
+
+/// With a planted bug: the position as it is while WAL still comes in. Else `None`.
+async fn claimed_early(shared: &Shared, agreed: &ClusterState) -> Option<(Position, TimelineId)> {
+    if !fault::planted(Bug::SealSkipped) && !fault::planted(Bug::SealNotAwaited) {
+        return None;
+    }
+    let running = match &shared.lock().local.postgres {
+        LocalPostgres::Running(running) if running.in_recovery => running.clone(),
+        _ => return None,
+    };
+    let epoch = agreed.epoch_of_timeline(running.timeline)?;
+    fault::reach("seal:claimed", Some(&shared.layout.data_dir)).await;
+    Some((Position::new(epoch, running.flush_lsn), running.timeline))
 }
 
 /// The position in agreed terms: the epoch in which the owning timeline began (history A3).

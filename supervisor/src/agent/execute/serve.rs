@@ -12,6 +12,7 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::{
     Link,
+    fault::{self, Bug},
     hba::{self, Door},
     history_files,
     instance::{InstanceError, StartAs, write_fence},
@@ -41,7 +42,7 @@ fn write(
     let generation = format!("e{epoch}.v{version}.{}", if door_open { "open" } else { "closed" });
     ours.user.push((GENERATION.to_owned(), generation.clone()));
     ours.replace(shared.binaries.version(), &shared.layout)?;
-    let door = if door_open { Door::Open } else { Door::Closed };
+    let door = if door_open || fault::planted(Bug::DoorOpenAtStart) { Door::Open } else { Door::Closed };
     hba::write(&shared.layout, door, &shared.access, &shared.config.hba)?;
     Ok((generation, names))
 }
@@ -62,7 +63,12 @@ pub async fn configure(
         // A door that opens leaves the rule as it was proven.
         shared.lock().local.proven = None;
     }
+    if door_open && was_open && fault::planted(Bug::RuleNotInForce) {
+        shared.lock().local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None });
+        return Ok(());
+    }
     let (generation, names) = write(shared, epoch, setting, version, door_open)?;
+    fault::reach("configure:written", Some(&shared.layout.data_dir)).await;
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
     let instance = instance(shared);
     instance.reload(&postmaster)?;
@@ -79,6 +85,7 @@ pub async fn configure(
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
+    fault::reach("configure:shown", Some(&shared.layout.data_dir)).await;
     if !door_open && was_open {
         link.terminate_clients(&[], STATEMENT).await?;
     }
@@ -154,6 +161,8 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     let instance = instance(shared);
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
     shared.lock().activity = Some(format!("promoting to timeline {timeline}"));
+    let data_dir = Some(shared.layout.data_dir.as_path());
+    fault::reach("promote:begin", data_dir).await;
     let proven = shared.lock().proven_link.take().filter(|link| !link.is_closed());
     let connecting = async {
         match proven {
@@ -163,9 +172,12 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     };
     let (prepared, link) = tokio::join!(prepare(shared, epoch, timeline), connecting);
     let (link, in_recovery) = (link?, prepared?);
+    fault::reach("promote:reserved", data_dir).await;
     if in_recovery {
         link.resume_replay(STATEMENT).await.ok();
         instance.promote(&postmaster)?;
+        fault::reach("promote:asked", data_dir).await;
+        history_file_written(shared, timeline).await;
     }
     let promoted = match instance.wait_promoted(&link, Some(timeline), PROMOTION).await {
         Ok(promoted) => promoted,
@@ -175,6 +187,7 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
         }
         Err(error) => return Err(error).context("the promotion is not complete"),
     };
+    fault::reach("promote:promoted", data_dir).await;
     let promotion = Promotion { fork: promoted.fork, end: promoted.insert };
     // Both flushed at once, before anybody hears of the promotion.
     let (layout, promising) = (shared.layout.clone(), Arc::clone(shared));
@@ -182,6 +195,7 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     let promise = tokio::task::spawn_blocking(move || promising.promise(|promise| promise.promotion = Some(promotion)));
     fence.await??;
     promise.await??;
+    fault::reach("promote:promised", data_dir).await;
     let mut inner = shared.lock();
     if let LocalPostgres::Running(running) = &mut inner.local.postgres {
         running.in_recovery = false;
@@ -200,6 +214,23 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
         }
     });
     Ok(())
+}
+
+/// The fault point between the timeline's history file and the end-of-recovery record: PostgreSQL is watched only if
+/// something is armed there.
+async fn history_file_written(shared: &Shared, timeline: TimelineId) {
+    const POINT: &str = "promote:history-file";
+    if !fault::waits_at(POINT) {
+        return;
+    }
+    let path = shared.layout.pg_wal().join(format!("{:08X}.history", timeline.0));
+    for _ in 0..20_000 {
+        if path.exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    fault::reach(POINT, Some(&shared.layout.data_dir)).await;
 }
 
 /// The allotted timeline is the next one that PostgreSQL will find free, and the reign is promised, before it is asked.

@@ -9,7 +9,7 @@ use pgvigil_core::{
     reconcile::Upstream,
 };
 use pgvigil_postgres::{
-    Settings, StopMode,
+    Settings, StopMode, fault,
     hba::{self, Door},
     history_files,
     instance::StartAs,
@@ -107,6 +107,7 @@ async fn disarmed(shared: &Shared) -> anyhow::Result<()> {
 /// at or before the fork (history A6).
 pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key: &MemberKey) -> anyhow::Result<()> {
     obey(shared, epoch)?;
+    fault::reach("follow:begin", Some(&shared.layout.data_dir)).await;
     if shared.lock().pinned {
         // Pinned to its own timeline it would never go over to the new one.
         shared.lock().stopping = true;
@@ -117,6 +118,7 @@ pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
     hba::write(&shared.layout, Door::Open, &shared.access, &shared.config.hba)?;
     point_at(shared, &mut settings(shared), epoch, upstream, key)?;
+    fault::reach("follow:pointed", Some(&shared.layout.data_dir)).await;
     instance(shared).reload(&postmaster)?;
     shared.lock().local.in_force =
         Some(InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) });

@@ -7,7 +7,7 @@ use crate::{
 };
 use pgvigil_core::{lease::Right, local::LocalPostgres};
 
-/// Fences this member's PostgreSQL. `polite_ms`: a fast shutdown first, for at most that long.
+/// Fences this member's PostgreSQL. `polite_ms`: it is drained first, for at most that long.
 pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
     let was_dead = matches!(c.a.inner.borrow().local.postgres, LocalPostgres::Stopped { crashed: true });
     c.w.log_host(c.h, || format!("fences ({polite_ms} ms): {why}"));
@@ -19,12 +19,8 @@ pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
         c.step("fence.written").await;
     };
     let ended = async {
-        let clean = if polite_ms > 0 {
-            super::stop(c, polite_ms).await
-        } else {
-            super::kill(c).await;
-            false
-        };
+        let clean = polite_ms > 0 && drain(c, polite_ms).await;
+        super::kill(c).await;
         c.step("fence.killed").await;
         clean
     };
@@ -37,4 +33,24 @@ pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
     drop(inner);
     c.renew(Renewal::Revoked);
     c.wake_report();
+}
+
+/// Ends the clients and waits until the standbys of the rule have flushed what this server has; `false` when the time
+/// is over first.
+async fn drain(c: &Ctx, limit_ms: u64) -> bool {
+    let deadline = c.now().plus(limit_ms);
+    let rule = c.agreed().and_then(|agreed| agreed.newest_rule().cloned());
+    let names = rule.map(|rule| c.w.names_of(&rule.setting, rule.epoch)).unwrap_or_default();
+    c.w.pause(1_000, 8_000).await;
+    c.w.reload(c.h);
+    loop {
+        c.w.shut_out(c.h);
+        if c.w.is_drained(c.h, &names) {
+            return true;
+        }
+        if c.now() >= deadline {
+            return false;
+        }
+        c.w.pause(1_000, 3_000).await;
+    }
 }
