@@ -2,6 +2,7 @@
 
 use crate::check::{Recovered, check};
 use crate::db::{Counters, Db, Probe, read};
+use crate::digest::Digests;
 use crate::error::StoreError;
 use crate::flusher::Flusher;
 use crate::frame;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::{oneshot, watch};
 
 /// RocksDB's directory within the store's.
-const DATABASE: &str = "db";
+pub(crate) const DATABASE: &str = "db";
 /// The durable mark's file within the store's directory.
 const MARK: &str = "durable-mark";
 
@@ -41,6 +42,8 @@ pub struct StoreHandle {
     pub peers: KnownPeers,
     /// The applied state, newest first and last.
     pub states: watch::Receiver<Arc<AppliedState>>,
+    /// Digests of the applied state, to be compared with other nodes'.
+    pub digests: Digests,
     /// Becomes `Some(reason)` when the store has failed for good; the supervisor then fences and exits.
     pub failure: watch::Receiver<Option<String>>,
     db: Weak<Db>,
@@ -87,9 +90,10 @@ pub fn open(path: &Path, node: u64, probe: Option<Probe>) -> Result<(Store, Clos
     // After everything that may refuse the store: the thread keeps the database open until it ends.
     let flusher = Flusher::start(db.clone())?;
     let (peers, recorder) = KnownPeers::new(db.clone(), flusher.clone(), met);
-    let (state_machine, states) = StateMachine::new(db.clone(), flusher.clone(), applied);
-    let handle =
-        StoreHandle { store_id: identity.store, peers, states, failure: db.failure(), db: Arc::downgrade(&db) };
+    let digests = Digests::new();
+    let (state_machine, states) = StateMachine::new(db.clone(), flusher.clone(), applied, digests.clone());
+    let (failure, weak) = (db.failure(), Arc::downgrade(&db));
+    let handle = StoreHandle { store_id: identity.store, peers, states, digests, failure, db: weak };
     Ok((Store { log: LogStore::new(db, flusher, extent, recorder), state_machine, handle }, Closed(closed)))
 }
 
@@ -135,7 +139,7 @@ fn open_database(path: &Path, create: bool) -> Result<DB, StoreError> {
         .map_err(|source| StoreError::Open { path: path.to_owned(), source })
 }
 
-fn read_identity(path: &Path, rocks: &DB) -> Result<Option<Identity>, StoreError> {
+pub(crate) fn read_identity(path: &Path, rocks: &DB) -> Result<Option<Identity>, StoreError> {
     let identity: Option<Identity> = read(rocks, META, IDENTITY)?;
     match identity {
         Some(Identity { format, .. }) if format > FORMAT_VERSION => {
@@ -157,6 +161,6 @@ fn holds_more_than_identity(rocks: &DB) -> Result<bool, StoreError> {
     Ok(false)
 }
 
-fn family<'a>(rocks: &'a DB, name: &str) -> &'a rocksdb::ColumnFamily {
+pub(crate) fn family<'a>(rocks: &'a DB, name: &str) -> &'a rocksdb::ColumnFamily {
     rocks.cf_handle(name).expect("every column family of the schema was opened")
 }

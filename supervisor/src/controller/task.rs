@@ -1,7 +1,7 @@
 //! The leader's loop: snapshot, decide, have one command agreed, again; then wait.
 
 use super::{fence::Fences, inbox::Inbox};
-use crate::{clock, config::Bootstrap};
+use crate::{clock, config::Bootstrap, journal::Journal};
 use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
 use pgvigil_core::{
     Outcome, Proposal,
@@ -11,6 +11,7 @@ use pgvigil_core::{
     id::{ClusterId, NodeId},
     lease, placement,
     time::Time,
+    trace::{Decided, Line},
 };
 use pgvigil_postgres::fault::{self, Bug};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -39,6 +40,8 @@ pub struct Controller {
     pub inbox: Arc<Inbox>,
     /// The cluster that this node's configuration creates, if it does not exist.
     pub bootstrap: Option<(ClusterId, Bootstrap)>,
+    /// Where decisions are written down, if anywhere.
+    pub journal: Journal,
     /// How a silent former primary is stopped from outside.
     pub fences: Fences,
 }
@@ -119,6 +122,16 @@ impl Controller {
                 seen.notice(cluster, now);
                 let decision = decide::decide(cluster, seen, now);
                 if let Some(wanted) = &decision.command {
+                    self.journal.write(|| {
+                        Line::Decided(Box::new(Decided {
+                            node: self.me,
+                            cluster: cluster.id.clone(),
+                            revision: cluster.revision,
+                            seen: seen.clone(),
+                            now,
+                            command: wanted.command.clone(),
+                        }))
+                    });
                     seen.appointing(&wanted.command);
                 }
                 (decision, lease::to_fence(cluster, seen, now))

@@ -132,8 +132,9 @@ pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> 
     let role = &shared.access.replication_role;
     let mut ours = settings(shared);
     let name = format!("pgvigil_catchup_{}", shared.me());
-    ours.upstream = Some(pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name));
-    write_pass_file(&shared.layout, Some((role, &shared.password)))?;
+    let to = pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name);
+    write_pass_file(&shared.layout, Some((&to, &shared.password)))?;
+    ours.upstream = Some(to);
     ours.replace(shared.binaries.version(), &shared.layout)?;
     instance.reload(&postmaster)?;
     shared.lock().activity = Some(format!("fetching WAL up to {} from {}", order.target, source.key));
