@@ -105,9 +105,11 @@ async fn claimed_early(shared: &Shared, agreed: &ClusterState) -> Option<(Positi
         LocalPostgres::Running(running) if running.in_recovery => running.clone(),
         _ => return None,
     };
-    let epoch = agreed.epoch_of_timeline(running.timeline)?;
+    // It streams from the primary of the last reign.
+    let timeline = agreed.reign()?.timeline;
+    let epoch = agreed.epoch_of_timeline(timeline)?;
     fault::reach("seal:claimed", Some(&shared.layout.data_dir)).await;
-    Some((Position::new(epoch, running.flush_lsn), running.timeline))
+    Some((Position::new(epoch, running.flush_lsn), timeline))
 }
 
 /// The position in agreed terms: the epoch in which the owning timeline began (history A3).
