@@ -152,12 +152,12 @@ impl Play {
 /// happens.
 pub fn planted(options: &PlantedOptions, say: &mut dyn FnMut(String)) -> Result<Vec<Play>, PlantedError> {
     let mut plays = Vec::new();
+    let mut stage = stage::Stage::set(&options.cluster)?;
     for story in Story::value_variants() {
         let bugs: Vec<Bug> = options.bugs.iter().copied().filter(|bug| bug.story() == *story).collect();
         if bugs.is_empty() {
             continue;
         }
-        let mut stage = stage::Stage::set(&options.cluster)?;
         for bug in [None].into_iter().chain(bugs.into_iter().map(Some)) {
             let name = bug.map_or_else(|| "as it is".to_owned(), |bug| format!("with {}", bug.name()));
             say(format!("{} {name}: {}", story.name(), story.sentence()));
