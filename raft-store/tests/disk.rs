@@ -97,8 +97,8 @@ fn judge(directory: &Path, fared: &Fared, what: &str) {
 fn a_flush_that_fails_is_never_reported_and_ends_the_store() {
     let home = tempfile::tempdir().expect("a temporary directory");
     let Some(library) = library(home.path()) else { return };
-    let mut failures = 0;
-    for nth in 1.. {
+    for failures in 0_usize.. {
+        let nth = failures + 1;
         let directory = tempfile::tempdir().expect("a temporary directory");
         let fared = run_child(&library, directory.path(), ("FAULT_FSYNC", nth.to_string()));
         let what = format!("flush {nth} fails ({:?}, {})", fared.failed, fared.why);
@@ -109,7 +109,6 @@ fn a_flush_that_fails_is_never_reported_and_ends_the_store() {
             println!("{failures} flushes, each of which failed once");
             return;
         }
-        failures += 1;
     }
 }
 

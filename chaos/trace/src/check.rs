@@ -69,7 +69,7 @@ pub fn check(pasts: &[Past]) -> Verdict {
         verdict.states += states(past, &history, &mut findings);
     }
     let decided = decisions(pasts, &history, &mut findings);
-    verdict.decisions = decided.iter().map(|(_, of)| of.len() as u64).sum();
+    verdict.decisions = decided.values().map(|of| of.len() as u64).sum();
     agreed_was_decided(&history, &decided, &mut findings);
     for past in pasts {
         verdict.acts += acts(past, &history, &mut findings);

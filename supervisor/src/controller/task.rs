@@ -23,6 +23,8 @@ const TICK_MS: u64 = 100;
 const IDLE_MS: u64 = 1_000;
 /// How long after a handover of leadership, or an attempt, the next one is considered.
 const HANDOVER_PAUSE_MS: u64 = 5_000;
+/// How often a leader considers one. It looks at everything it has seen, which is more than a report costs.
+const HANDOVER_LOOK_MS: u64 = 1_000;
 
 /// A voter that lacks at most so many entries may be handed the leadership.
 const CAUGHT_UP: u64 = 2;
@@ -72,8 +74,9 @@ impl Controller {
                 continue;
             }
             wake_at = self.decide_all(&mut states, &starved).await;
-            if now >= handover_after && self.hand_over(&states).await {
-                handover_after = clock::now().plus(HANDOVER_PAUSE_MS);
+            if now >= handover_after {
+                let tried = self.hand_over(&states).await;
+                handover_after = clock::now().plus(if tried { HANDOVER_PAUSE_MS } else { HANDOVER_LOOK_MS });
             }
         }
     }
