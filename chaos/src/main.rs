@@ -237,7 +237,7 @@ fn run_planted(arguments: PlantedArguments) -> anyhow::Result<bool> {
     let options = PlantedOptions { cluster: cluster_options(arguments.cluster), bugs };
     let began = Instant::now();
     let plays = planted::planted(&options, &mut |line| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64()))?;
-    finish_plays("planted bugs", plays, arguments.html)
+    finish_plays("planted bugs (a run with one is to fail)", plays, arguments.html)
 }
 
 fn run_points(arguments: PointsArguments) -> anyhow::Result<bool> {

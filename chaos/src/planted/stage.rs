@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterOptions};
 use crate::history::clock;
 use crate::interrupt::{self, WaitError, wait_for};
 use crate::processes::{self, Process};
-use crate::report::{self, FaultSpan, IncidentRecord, RunRecord};
+use crate::report::{self, EpochSpan, FaultSpan, IncidentRecord, RunRecord};
 use crate::status::Status;
 use crate::workload::{Load, LoadOptions, plain};
 
@@ -159,6 +159,7 @@ impl Stage {
             gaps: check::gaps(&history, &faults, length_us).into_iter().filter(|gap| gap.until_us.is_some()).collect(),
             rates: report::rates(&history, length_us),
             faults,
+            epochs: epochs(&incidents, began_at_ms),
             incidents,
             verdict,
             failures,
@@ -198,6 +199,16 @@ fn incidents(cluster: &Cluster, since_ms: u64) -> Vec<IncidentRecord> {
     let all: Vec<IncidentRecord> = told.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let recent = |incident: &IncidentRecord| incident.phases.first().is_some_and(|phase| phase.at_ms >= since_ms);
     all.into_iter().filter(recent).collect()
+}
+
+/// The epochs that they began.
+fn epochs(incidents: &[IncidentRecord], began_at_ms: u64) -> Vec<EpochSpan> {
+    let appointed = |incident: &IncidentRecord| {
+        let at_ms = incident.phases.iter().find(|phase| phase.name == "appointed")?.at_ms;
+        let from_us = at_ms.saturating_sub(began_at_ms) * 1_000;
+        Some(EpochSpan { epoch: incident.number, from_us, primary: incident.to.clone() })
+    };
+    incidents.iter().filter_map(appointed).collect()
 }
 
 impl Scene<'_> {

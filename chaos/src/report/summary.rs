@@ -119,8 +119,9 @@ pub fn phases(run: &RunRecord, gap: &GapRecord) -> Option<[f64; 5]> {
     let until = gap.until_us?;
     let place = |at_ms: u64| at_ms.saturating_sub(run.began_at_ms) * 1_000;
     let incident = run.incidents.iter().rev().find(|incident| {
-        let begun = incident.phases.iter().find(|phase| phase.name == "begun");
-        begun.is_some_and(|phase| place(phase.at_ms) + 1_000 >= gap.from_us && place(phase.at_ms) <= until)
+        // Acknowledgements that were under way come in for a moment after it was begun.
+        let times = incident.phases.iter().map(|phase| place(phase.at_ms));
+        times.clone().min().is_some_and(|first| first <= until) && times.max().is_some_and(|last| last >= gap.from_us)
     })?;
     let mut last = gap.from_us;
     let mut lengths = [0.0; 5];

@@ -159,6 +159,25 @@ pub fn clear_reservations(pg_wal: &Path, current: TimelineId) -> Result<(), Hist
     Ok(())
 }
 
+/// Removes history files above `current` that do not belong to `living`: reservations, and the file of a promotion that
+/// was cut off before its end-of-recovery record. A server that starts with `latest` would take the newest of them for
+/// its target, and ask its upstream for a timeline that never was. Returns them. The server must be stopped.
+pub fn remove_dead(
+    pg_wal: &Path,
+    current: TimelineId,
+    living: &TimelineHistory,
+) -> Result<Vec<TimelineId>, HistoryError> {
+    let lives = |timeline| timeline == living.timeline || living.ancestors.iter().any(|a| a.timeline == timeline);
+    let mut removed = Vec::new();
+    for (timeline, _) in all(pg_wal)? {
+        if timeline > current && !lives(timeline) {
+            remove_durable(&path(pg_wal, timeline))?;
+            removed.push(timeline);
+        }
+    }
+    Ok(removed)
+}
+
 /// With which `recovery_target_timeline` a server on `current` must be started: pinned, unless it may follow `latest`
 /// because no history file above `current` is there to mislead it.
 pub fn start_timeline(pg_wal: &Path, current: TimelineId) -> Result<RecoveryTimeline, HistoryError> {
@@ -206,6 +225,19 @@ pub fn set_aside(
 mod tests {
     use super::*;
     use pgvigil_core::lsn::Lsn;
+
+    /// A promotion to timeline 4 was cut off; the reign is on timeline 5, which left timeline 3.
+    #[test]
+    fn what_a_cut_off_promotion_left_misleads_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        for (number, text) in [(3, "1\t0/A0\tx\n"), (4, "1\t0/A0\tx\n3\t0/B0\tx\n"), (6, RESERVED)] {
+            fs::write(path(dir.path(), TimelineId(number)), text).unwrap();
+        }
+        let living = TimelineHistory::parse(TimelineId(5), "1\t0/A0\tx\n3\t0/C0\tx\n").unwrap();
+        assert_eq!(remove_dead(dir.path(), TimelineId(3), &living).unwrap(), [TimelineId(4), TimelineId(6)]);
+        assert_eq!(all(dir.path()).unwrap(), [(TimelineId(3), false)]);
+        assert_eq!(start_timeline(dir.path(), TimelineId(3)).unwrap(), RecoveryTimeline::Latest);
+    }
 
     #[test]
     fn reservations_fill_the_gap_and_only_the_gap() {

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, MemberKey},
     local::InForce,
-    reconcile::Upstream,
+    reconcile::{Upstream, history_of},
 };
 use pgvigil_postgres::{
     Settings, StopMode, fault,
@@ -51,6 +51,9 @@ async fn launch(
     ensure_include(&shared.layout)?;
     let door = if following.is_some() { Door::Open } else { Door::Closed };
     hba::write(&shared.layout, door, &shared.access, &shared.config.hba)?;
+    if following.is_some() {
+        forget_dead_branches(shared).await?;
+    }
     if let Some((upstream, key)) = following {
         point_at(shared, &mut ours, epoch, upstream, key)?;
     }
@@ -64,6 +67,21 @@ async fn launch(
         Some((upstream, _)) => InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) },
         None => InForce::default(),
     });
+    Ok(())
+}
+
+/// A promotion that was cut off between its timeline's history file and its end-of-recovery record leaves a file that
+/// names a timeline which never was: a start that follows `latest` would ask its upstream for it for ever.
+async fn forget_dead_branches(shared: &Arc<Shared>) -> anyhow::Result<()> {
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let wal_end = shared.lock().local.wal_end;
+    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(()) };
+    let living = history_of(&agreed, reign);
+    let pg_wal = shared.layout.pg_wal();
+    let removed = tokio::task::spawn_blocking(move || history_files::remove_dead(&pg_wal, owner, &living)).await??;
+    if !removed.is_empty() {
+        tracing::warn!(member = %shared.me(), ?removed, "removed history files of timelines that never came to be");
+    }
     Ok(())
 }
 
