@@ -145,7 +145,11 @@ impl Stage {
         };
         verdict.notes.truncate(5);
         let incidents = incidents(&cluster, began_at_ms);
-        if bug.is_none() || ailing(&mut cluster, MEND_LIMIT)?.is_none() {
+        let well = match bug {
+            None => end.unhealed.is_empty(),
+            Some(_) => ailing(&mut cluster, MEND_LIMIT)?.is_none(),
+        };
+        if well {
             self.cluster = Some(cluster);
         }
         let with = bug.map(Bug::name).or_else(|| point.map(str::to_owned));
