@@ -139,6 +139,7 @@ fn furnish(dir: &Path, nodes: &Path, network: &mut Network, shim: &Shim, id: u64
     network.add_host(id)?;
     let disk = Disk::create(dir.join(format!("disk{id}.img")), nodes.join(format!("n{id}")), DISK)?;
     let control = Control::create(dir.join(format!("control{id}")))?;
-    let place = Place { environment: shim.environment(&control), ..network.place(id) };
+    let log = Some(dir.join(format!("pgvigil{id}.log")));
+    let place = Place { environment: shim.environment(&control), log, ..network.place(id) };
     Ok((place, Gear { disk, control }))
 }

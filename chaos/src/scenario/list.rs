@@ -26,12 +26,17 @@ const fn scenario(
     needs: Needs,
     tell: fn(&mut Stage) -> Told,
 ) -> Scenario {
-    Scenario { number: Some(number), name, story, needs, bar: None, ci: false, tell }
+    Scenario { number: Some(number), name, story, needs, bar: None, plain: false, ci: false, tell }
 }
 
 impl Scenario {
     const fn bar(self, bar: Bar) -> Scenario {
         Scenario { bar: Some(bar), ..self }
+    }
+
+    /// With clients that only insert.
+    const fn plain(self) -> Scenario {
+        Scenario { plain: true, ..self }
     }
 
     /// In the set that runs on every change.
@@ -145,6 +150,7 @@ pub fn scenarios() -> Vec<Scenario> {
             Hosts,
             commits::cancelled,
         )
+        .plain()
         .often(),
         scenario(
             26,
