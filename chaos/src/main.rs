@@ -47,9 +47,24 @@ enum Command {
     /// Puts bugs back into the real program, one at a time, and demands that the checkers catch each of them, and nothing
     /// without it. Needs a pgvigil that was built with its fault points (cargo build --workspace).
     Planted(PlantedArguments),
+    /// Lets the host of whoever first reaches a named point on the way to the next primary die there, point after point,
+    /// and demands that somebody takes over and nothing is lost. Needs a pgvigil with fault points.
+    Points(PointsArguments),
     /// Runs the clients of a load; started by this program itself.
     #[command(hide = true)]
     Load(LoadArguments),
+}
+
+#[derive(Args)]
+struct PointsArguments {
+    #[command(flatten)]
+    cluster: ClusterArguments,
+    /// Which points, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(planted::POINTS))]
+    point: Vec<String>,
+    /// Also write the page with plots to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -166,6 +181,7 @@ fn main() -> ExitCode {
         }
         Command::Load(arguments) => run_load(&arguments).map(code),
         Command::Planted(arguments) => run_planted(arguments).map(code),
+        Command::Points(arguments) => run_points(arguments).map(code),
     };
     match result {
         Ok(code) => code,
@@ -221,15 +237,29 @@ fn run_planted(arguments: PlantedArguments) -> anyhow::Result<bool> {
     let options = PlantedOptions { cluster: cluster_options(arguments.cluster), bugs };
     let began = Instant::now();
     let plays = planted::planted(&options, &mut |line| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64()))?;
+    finish_plays("planted bugs", plays, arguments.html)
+}
+
+fn run_points(arguments: PointsArguments) -> anyhow::Result<bool> {
+    let wanted = |point: &&&str| arguments.point.is_empty() || arguments.point.iter().any(|name| name == **point);
+    let points: Vec<&'static str> = planted::POINTS.iter().filter(wanted).copied().collect();
+    let began = Instant::now();
+    let mut say = |line: String| println!("[{:7.1} s] {line}", began.elapsed().as_secs_f64());
+    let plays = planted::points(&cluster_options(arguments.cluster), &points, &mut say)?;
+    finish_plays("crashes at every step", plays, arguments.html)
+}
+
+/// Says what was not as it should be, and writes the page.
+fn finish_plays(title: &str, plays: Vec<planted::Play>, html: Option<PathBuf>) -> anyhow::Result<bool> {
     for play in plays.iter().filter(|play| !play.is_good()) {
         println!("\n{}:", play.record.scenario);
         let violations = play.record.verdict.violations.iter().map(|v| format!("{}: {}", v.kind, v.text));
         play.record.failures.iter().cloned().chain(violations).for_each(|line| println!("  {line}"));
     }
     let good = plays.iter().all(planted::Play::is_good);
-    if let Some(path) = arguments.html {
+    if let Some(path) = html {
         let runs = plays.into_iter().map(|play| play.record).collect();
-        let report = Report { title: "planted bugs".to_owned(), runs, ..Report::default() };
+        let report = Report { title: title.to_owned(), runs, ..Report::default() };
         std::fs::write(&path, report.html()).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(good)

@@ -167,7 +167,7 @@ pub fn planted(options: &PlantedOptions, say: &mut dyn FnMut(String)) -> Result<
             say(format!("{} {name}: {}", story.name(), story.sentence()));
             for attempt in 1..=ATTEMPTS {
                 let began = Instant::now();
-                let play = Play { bug, record: stage.play(*story, bug)? };
+                let play = Play { bug, record: stage.play(*story, bug, None)? };
                 say(told(&play, began.elapsed()));
                 if bug.is_none() || play.is_good() || attempt == ATTEMPTS {
                     plays.push(play);
@@ -175,6 +175,53 @@ pub fn planted(options: &PlantedOptions, say: &mut dyn FnMut(String)) -> Result<
                 }
             }
         }
+    }
+    Ok(plays)
+}
+
+/// The points at which `points` lets a host die, in the order of a change of primary.
+pub const POINTS: &[&str] = &[
+    "begin-election:before-propose",
+    "begin-election:after-agreed",
+    "seal:begin",
+    "seal:on-disk",
+    "seal:receivers-gone",
+    "seal:promised",
+    "appoint:before-propose",
+    "appoint:after-agreed",
+    "configure:written",
+    "configure:shown",
+    "promote:begin",
+    "promote:reserved",
+    "promote:asked",
+    "promote:history-file",
+    "promote:promoted",
+    "promote:promised",
+    "record-promotion:before-propose",
+    "record-promotion:after-agreed",
+    "open:before-propose",
+    "open:after-agreed",
+    "follow:begin",
+    "follow:pointed",
+    "prove:marker",
+    "prove:proven",
+    "complete-rule:before-propose",
+    "complete-rule:after-agreed",
+];
+
+/// Plays `Story::CrashAtPoint` for each of these points.
+pub fn points(
+    cluster: &ClusterOptions,
+    points: &[&'static str],
+    say: &mut dyn FnMut(String),
+) -> Result<Vec<Play>, PlantedError> {
+    let mut plays = Vec::new();
+    let mut stage = stage::Stage::set(cluster)?;
+    for point in points {
+        let began = Instant::now();
+        let play = Play { bug: None, record: stage.play(Story::CrashAtPoint, None, Some(point))? };
+        say(format!("{point}: {}", told(&play, began.elapsed())));
+        plays.push(play);
     }
     Ok(plays)
 }

@@ -45,6 +45,7 @@ pub(super) struct Scene<'a> {
     pub primary: u64,
     pub standbys: [u64; 2],
     pub bug: Option<Bug>,
+    pub point: Option<&'static str>,
     /// Who is to be woken at the end.
     stopped: Vec<i32>,
 }
@@ -65,7 +66,12 @@ impl Stage {
         self.folder.as_ref().map(|folder| folder.join(name))
     }
 
-    pub fn play(&mut self, story: Story, bug: Option<Bug>) -> Result<RunRecord, PlantedError> {
+    pub fn play(
+        &mut self,
+        story: Story,
+        bug: Option<Bug>,
+        point: Option<&'static str>,
+    ) -> Result<RunRecord, PlantedError> {
         self.plays += 1;
         let mut cluster = match self.cluster.take() {
             Some(cluster) => cluster,
@@ -97,6 +103,7 @@ impl Stage {
             primary,
             standbys,
             bug,
+            point,
             stopped: Vec::new(),
         };
         let played = story.play(&mut scene);
@@ -141,13 +148,15 @@ impl Stage {
         if bug.is_none() || ailing(&mut cluster, MEND_LIMIT)?.is_none() {
             self.cluster = Some(cluster);
         }
-        let name = bug.map_or_else(|| story.name().to_owned(), |bug| format!("{} with {}", story.name(), bug.name()));
+        let with = bug.map(Bug::name).or_else(|| point.map(str::to_owned));
+        let name = with.map_or_else(|| story.name().to_owned(), |with| format!("{} with {with}", story.name()));
         Ok(RunRecord {
             scenario: name,
             story: story.sentence().to_owned(),
             began_at_ms,
             length_us,
-            gaps: check::gaps(&history, &faults, length_us),
+            // Some stories end while nobody can write: that is no stop of writes.
+            gaps: check::gaps(&history, &faults, length_us).into_iter().filter(|gap| gap.until_us.is_some()).collect(),
             rates: report::rates(&history, length_us),
             faults,
             incidents,
@@ -255,6 +264,25 @@ impl Scene<'_> {
                     && operation.outcome == crate::history::Outcome::Ok
             });
             Ok::<_, PlantedError>((elsewhere.count() >= ENOUGH).then_some(()))
+        })
+    }
+
+    /// Waits until a pgvigil of the cluster has ended, and disarms all of them.
+    pub fn one_has_crashed(&mut self) -> Result<(), PlantedError> {
+        let cluster = &mut *self.cluster;
+        wait_for("the fault point to be reached", RESUME_LIMIT, Duration::from_millis(20), || {
+            Ok::<_, PlantedError>((!cluster.tend()?.is_empty()).then_some(()))
+        })?;
+        self.cluster.nodes.iter().try_for_each(|node| Ok(self.cluster.arm(node.id, "")?))
+    }
+
+    /// Waits for writes, wherever they go; what has died is started again meanwhile.
+    pub fn writes_go_on(&mut self) -> Result<(), PlantedError> {
+        let since = self.load.now_us();
+        let (cluster, load) = (&mut *self.cluster, &*self.load);
+        wait_for("writes to go on", RESUME_LIMIT, Duration::from_millis(50), || {
+            cluster.tend()?;
+            Ok::<_, PlantedError>((load.acknowledged_since(since) >= ENOUGH).then_some(()))
         })
     }
 

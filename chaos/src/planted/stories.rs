@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use super::stage::Scene;
 use super::{Bug, PlantedError};
 use crate::bare;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, postmaster};
 use crate::interrupt::wait_for;
 use crate::processes;
 use crate::workload::{LoadOptions, Mix};
@@ -26,6 +26,9 @@ pub enum Story {
     NarrowedRule,
     /// A sealed standby loses its power, and its PostgreSQL is started by hand while the old primary still runs.
     PowerLossOfSealed,
+    /// The primary's postmaster is killed, and the host of whoever first reaches a named point on the way to the next
+    /// primary dies there.
+    CrashAtPoint,
 }
 
 impl Story {
@@ -37,6 +40,7 @@ impl Story {
             Story::LaggingCandidate => "lagging-candidate",
             Story::NarrowedRule => "narrowed-rule",
             Story::PowerLossOfSealed => "power-loss-of-sealed",
+            Story::CrashAtPoint => "crash-at-point",
         }
     }
 
@@ -52,6 +56,7 @@ impl Story {
             Story::PowerLossOfSealed => {
                 "a sealed standby loses its power and is started by hand while the old primary still runs"
             }
+            Story::CrashAtPoint => "the primary's postmaster is killed, and whoever first reaches the point dies there",
         }
     }
 
@@ -64,7 +69,7 @@ impl Story {
                 interval: Duration::from_millis(10),
                 ..options
             },
-            Story::FrozenAgent | Story::BusyBackend => options,
+            Story::FrozenAgent | Story::BusyBackend | Story::CrashAtPoint => options,
         }
     }
 
@@ -74,6 +79,7 @@ impl Story {
             Story::LaggingCandidate => lagging_candidate(scene),
             Story::NarrowedRule => narrowed_rule(scene),
             Story::PowerLossOfSealed => power_loss_of_sealed(scene),
+            Story::CrashAtPoint => crash_at_point(scene),
         }
     }
 
@@ -149,6 +155,21 @@ fn narrowed_rule(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
     scene.cluster.leave_dead(scene.primary);
     processes::kill_host(&scene.cluster.node(scene.primary)?.dir.clone())?;
     scene.moved_or_alone()
+}
+
+/// Whoever dies, at whichever step: somebody takes over, and nothing is lost.
+fn crash_at_point(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
+    let point = scene.point.unwrap_or("promote:promoted");
+    for standby in scene.standbys {
+        scene.arm(standby, &format!("{point}=crash-host"))?;
+    }
+    scene.fault("kill -9 postmaster", scene.primary);
+    let dir = scene.cluster.node(scene.primary)?.dir.clone();
+    let pid = postmaster(&dir).ok_or_else(|| PlantedError::Missing("the primary has no postmaster".to_owned()))?;
+    processes::send(pid, nix::sys::signal::Signal::SIGKILL)?;
+    scene.one_has_crashed()?;
+    scene.fault(&format!("crash at {point}"), scene.primary);
+    scene.writes_go_on()
 }
 
 /// What was sealed must still be sealed after a loss of power, whoever starts PostgreSQL then.
