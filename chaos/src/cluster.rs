@@ -81,6 +81,8 @@ pub struct ClusterOptions {
     pub settings: BTreeMap<String, String>,
     /// How many nodes are made; `None`: `NODES`.
     pub nodes: Option<usize>,
+    /// Whether every node writes down what it decides and does (`node.journal`), in `journal` of its folder.
+    pub journal: bool,
     /// More lines of `[member]` in a node's file, by node id.
     pub member: BTreeMap<u64, String>,
     /// PostgreSQL servers that are there already, by node id; each in the node's folder, so that its processes belong
@@ -139,6 +141,7 @@ pub struct Cluster {
     program: PathBuf,
     password: PathBuf,
     parameters: BTreeMap<String, String>,
+    journal: bool,
     fault_points: bool,
     /// Kept for its `Drop`, which removes the folder; a folder named by the user stays.
     _temporary: Option<tempfile::TempDir>,
@@ -197,6 +200,7 @@ impl Cluster {
             program,
             password,
             parameters,
+            journal: options.journal,
             fault_points: options.fault_points,
             _temporary: temporary,
         };

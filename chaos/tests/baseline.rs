@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use pgvigil_chaos::account::Account;
 use pgvigil_chaos::bare::{BareServer, free_ports};
 use pgvigil_chaos::check::{Final, Kind, check};
-use pgvigil_chaos::history::{History, Level, Step, Work, clock};
+use pgvigil_chaos::history::{History, Level, Outcome, Step, Work, clock};
 use pgvigil_chaos::libpq::Connection;
 use pgvigil_chaos::processes;
 use pgvigil_chaos::workload::{Load, LoadOptions, plain};
@@ -66,6 +66,18 @@ fn one_plain_server_is_clean_and_what_is_broken_by_hand_is_found() {
         assert!(transactions(&history, level, |step| matches!(step, Step::Append { .. })) > 10, "appends at {level:?}");
         assert!(transactions(&history, level, |step| matches!(step, Step::Write { .. })) > 10, "writes at {level:?}");
     }
+    let seen = |work: &Work| matches!(work, Work::Lookup { found: Some(true), .. });
+    assert!(
+        history.acknowledged().filter(|o| !o.direct && seen(&o.work)).count() > 50,
+        "looks by clients as users have them"
+    );
+    assert!(history.acknowledged().filter(|o| o.direct && seen(&o.work)).count() > 10, "looks by direct clients");
+    // What fails here fails because transactions meet, not because a statement is wrong.
+    let reasons = history.operations.iter().filter(|o| o.outcome == Outcome::Fail).filter_map(|o| o.why.as_deref());
+    let odd: Vec<&str> = reasons
+        .filter(|why| !["40001", "40P01", "connection lost", "FATAL", "WARNING"].iter().any(|w| why.contains(w)))
+        .collect();
+    assert_eq!(odd, Vec::<&str>::new());
     let end = Final { tables, ..Final::default() };
     let verdict = check(&history, &end);
     assert!(verdict.is_clean(), "{:#?}", verdict.violations);

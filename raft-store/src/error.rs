@@ -7,7 +7,11 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// RocksDB refused to open the database.
-    #[error("raft store {}: cannot open the database", path.display())]
+    #[error(
+        "raft store {}: cannot open the database. If files of it are damaged or gone, this node may have promised what it \
+         no longer knows: remove it from the group and add it under a new node id with an empty directory",
+        path.display()
+    )]
     Open {
         /// The store's directory.
         path: PathBuf,
@@ -51,7 +55,10 @@ pub enum StoreError {
         wanted: u64,
     },
     /// A stored value cannot be trusted.
-    #[error("raft store: damaged value under {key}: {reason}")]
+    #[error(
+        "raft store: damaged value under {key}: {reason}. This node may have promised what it no longer knows, so it must \
+         not vote: remove it from the group and add it under a new node id with an empty directory"
+    )]
     Damaged {
         /// Column family and key.
         key: String,

@@ -30,7 +30,9 @@
 
 mod check;
 mod db;
+mod digest;
 mod error;
+mod export;
 mod flusher;
 mod frame;
 mod log_store;
@@ -44,7 +46,9 @@ mod state_machine;
 mod type_config;
 
 pub use db::{Counters, Probe, WritePoint};
+pub use digest::{Digest, Digests};
 pub use error::StoreError;
+pub use export::export;
 pub use log_store::LogStore;
 pub use open::{Closed, Store, StoreHandle, open};
 pub use peers::{KnownPeers, PeerError};

@@ -5,6 +5,7 @@
 //! replay old entries by new rules and end up with a state that no other member has.
 
 use crate::db::Db;
+use crate::digest::Digests;
 use crate::error::StoreError;
 use crate::flusher::Flusher;
 use crate::schema::{APPLIED, SM};
@@ -54,12 +55,21 @@ pub struct StateMachine {
     flusher: Flusher,
     applied: Applied,
     states: watch::Sender<Arc<AppliedState>>,
+    digests: Digests,
 }
 
 impl StateMachine {
-    pub(crate) fn new(db: Arc<Db>, flusher: Flusher, applied: Applied) -> (Self, watch::Receiver<Arc<AppliedState>>) {
+    pub(crate) fn new(
+        db: Arc<Db>,
+        flusher: Flusher,
+        applied: Applied,
+        digests: Digests,
+    ) -> (Self, watch::Receiver<Arc<AppliedState>>) {
         let (states, receiver) = watch::channel(applied.published());
-        (Self { db, flusher, applied, states }, receiver)
+        if let Some(last) = applied.last {
+            digests.begin(last.index(), &applied.state);
+        }
+        (Self { db, flusher, applied, states, digests }, receiver)
     }
 }
 
@@ -88,6 +98,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
             };
             self.applied.last = Some(id);
+            self.digests.note(id.index(), &self.applied.state);
             if let Some(responder) = responder {
                 answers.push((responder, Reply(reply)));
             }
@@ -116,6 +127,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot::store(&mut change, meta, &snapshot)?;
         change.write()?;
         self.flusher.flushed().await?;
+        if let Some(last) = applied.last {
+            self.digests.begin(last.index(), &applied.state);
+        }
         self.applied = applied;
         self.states.send_replace(self.applied.published());
         Ok(())

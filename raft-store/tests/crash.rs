@@ -8,7 +8,8 @@
 
 mod common;
 
-use common::{Model, Step, copy, perform, reopen, write_ahead_logs};
+use common::script::{SCRIPT, check, cut_unflushed, durable, note_flushed};
+use common::{copy, perform};
 use pgvigil_raft_store::{WritePoint, open};
 use std::io::Write;
 use std::path::Path;
@@ -18,34 +19,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const DIRECTORY: &str = "PGVIGIL_TEST_CRASH_DIRECTORY";
 const AT: &str = "PGVIGIL_TEST_CRASH_AT";
-
-/// Every kind of write, and the orders in which openraft uses them.
-const SCRIPT: [Step; 24] = [
-    Step::Vote(1),
-    Step::Append { term: 1, from: 0, to: 0 },
-    Step::Append { term: 1, from: 1, to: 5 },
-    Step::Commit(3),
-    Step::Apply(3),
-    Step::Vote(2),
-    Step::Truncate(4),
-    Step::Append { term: 2, from: 5, to: 9 },
-    Step::Commit(9),
-    Step::Apply(7),
-    Step::Snapshot,
-    Step::Purge(5),
-    Step::Apply(9),
-    Step::Append { term: 2, from: 10, to: 60 },
-    Step::Commit(60),
-    Step::Apply(60),
-    Step::Snapshot,
-    Step::Purge(58),
-    Step::Vote(3),
-    Step::Truncate(60),
-    Step::Install { term: 3, index: 100 },
-    Step::Purge(100),
-    Step::Append { term: 3, from: 101, to: 103 },
-    Step::Apply(102),
-];
 
 #[test]
 fn nothing_reported_is_lost_between_any_two_writes() {
@@ -57,8 +30,7 @@ fn nothing_reported_is_lost_between_any_two_writes() {
         let cut = directory.path().join("raft-after-power-loss");
         copy(&store, &cut);
         cut_unflushed(directory.path(), &cut);
-        let durable = (0..done.len()).rev().find(|k| SCRIPT[*k].is_flushed()).map_or(0, |k| k + 1);
-        check(&cut, durable, done.len(), &format!("power lost at point {at}"));
+        check(&cut, durable(done.len()), done.len(), &format!("power lost at point {at}"));
         check(&store, done.len(), done.len(), &format!("process killed at point {at}"));
 
         if done.len() == SCRIPT.len() {
@@ -84,39 +56,6 @@ fn run_child(directory: &Path, at: u64) -> Vec<u64> {
     assert!(output.status.success() || !errors.contains("panicked"), "the child failed at point {at}: {errors}");
     assert_eq!(done, (0..done.len() as u64).collect::<Vec<_>>(), "{text}");
     done
-}
-
-/// Cuts every write-ahead log back to what was flushed when the child died.
-fn cut_unflushed(directory: &Path, store: &Path) {
-    let flushed = std::fs::read_to_string(directory.join("flushed")).expect("the child wrote it");
-    for line in flushed.lines() {
-        let (name, size) = line.split_once(' ').expect("name and size");
-        let file = std::fs::OpenOptions::new().write(true).open(store.join("db").join(name)).expect("it exists");
-        file.set_len(size.parse().expect("a number")).expect("it can be cut");
-    }
-}
-
-/// Reopens a store and compares it with the model after each permitted number of steps.
-fn check(store: &Path, at_least: usize, done: usize, when: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let found = runtime.block_on(async {
-        let mut store = reopen(store);
-        let found = Model::of(&mut store).await;
-        // It is not only readable: it goes on.
-        perform(&mut store, Step::Vote(9)).await;
-        found
-    });
-    let mut model = Model::default();
-    let mut permitted = Vec::new();
-    for taken in 0..=SCRIPT.len().min(done + 1) {
-        if taken >= at_least {
-            permitted.push(model.clone());
-        }
-        if let Some(step) = SCRIPT.get(taken) {
-            model.take(*step);
-        }
-    }
-    assert!(permitted.contains(&found), "{when}, after {done} steps: found {found:?}, permitted {permitted:#?}");
 }
 
 /// The child: does nothing unless started by the test above.
@@ -146,14 +85,4 @@ fn child() {
             std::io::stdout().flush().expect("the parent listens");
         }
     });
-}
-
-/// Notes how long each write-ahead log is. Called when all of it is flushed.
-fn note_flushed(notes: &Path, store: &Path) {
-    let mut text = String::new();
-    for log in write_ahead_logs(store) {
-        let size = std::fs::metadata(&log).expect("it exists").len();
-        text.push_str(&format!("{} {size}\n", log.file_name().expect("a name").to_string_lossy()));
-    }
-    std::fs::write(notes, text).expect("written");
 }

@@ -21,7 +21,7 @@ pub mod shared;
 mod uplink;
 mod worker;
 
-use crate::config::Config;
+use crate::{config::Config, journal::Journal};
 use pgvigil_consensus::Consensus;
 use pgvigil_core::report::Report;
 use shared::{Shared, StartError};
@@ -36,9 +36,9 @@ pub struct Agent {
 impl Agent {
     /// Takes the lock on the data directory, reads the promise and starts the agent's tasks. PostgreSQL, if it runs,
     /// is left as it is and adopted.
-    pub fn start(config: &Config, consensus: Option<Consensus>) -> Result<Option<Self>, StartError> {
+    pub fn start(config: &Config, consensus: Option<Consensus>, journal: Journal) -> Result<Option<Self>, StartError> {
         let Some(member) = &config.member else { return Ok(None) };
-        let shared = Arc::new(Shared::new(config, member, consensus)?);
+        let shared = Arc::new(Shared::new(config, member, consensus, journal)?);
         let renewals = right::start(Arc::clone(&shared));
         shared.renewals.set(renewals.clone()).ok();
         sampler::start(Arc::clone(&shared));

@@ -6,6 +6,7 @@ mod client;
 mod dsn;
 mod format;
 mod incidents;
+mod log;
 mod members;
 mod outcome;
 mod settings;
@@ -42,6 +43,7 @@ pub async fn command(connection: &Connection, json: bool, command: Subcommand) -
         Subcommand::Members(args) => members::members(&mut client, out, args).await,
         Subcommand::Voters(args) => members::voters(&mut client, out, args).await,
         Subcommand::Dsn(args) => dsn::run(&mut client, out, args).await,
+        Subcommand::Log(args) => log::show(&args, json),
         Subcommand::Completion(args) => {
             let mut arguments = Arguments::command();
             clap_complete::generate(args.shell, &mut arguments, "pgvigil", &mut std::io::stdout());

@@ -63,6 +63,8 @@ pub struct NodeConfig {
     pub voters: BTreeMap<NodeId, String>,
     /// Whether this node is one of them. `false`: an agent only, until `pgvigil voters add`.
     pub initial_voter: bool,
+    /// Where every decision and act is written with what it was made from; `None`: nowhere. For checks, not for service.
+    pub journal: Option<PathBuf>,
 }
 
 /// One PostgreSQL data directory.
@@ -222,6 +224,7 @@ struct RawNode {
     http: Option<String>,
     voters: BTreeMap<String, String>,
     initial_voter: Option<bool>,
+    journal: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]

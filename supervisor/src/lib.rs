@@ -8,6 +8,7 @@ pub mod config;
 pub mod controller;
 pub mod demo;
 pub mod guard;
+pub mod journal;
 pub mod metrics;
 pub mod runtime;
 pub mod telemetry;

@@ -68,11 +68,12 @@ struct Gauges {
     lag: GaugeVec,
 }
 
-const GAUGES: [(&str, &str, &[&str]); 17] = [
+const GAUGES: [(&str, &str, &[&str]); 18] = [
     ("pgvigil_raft_leader", "1 on the Raft leader.", &[]),
     ("pgvigil_raft_has_leader", "1 if a Raft leader is known.", &[]),
     ("pgvigil_raft_term", "The Raft term.", &[]),
     ("pgvigil_raft_committed", "Raft entries known to be agreed.", &[]),
+    ("pgvigil_raft_state_differs", "1 if another node was seen to hold another agreed state: one is damaged.", &[]),
     ("pgvigil_open_primary", "1 while the member on this host is the open primary.", &["cluster", "member"]),
     ("pgvigil_epoch", "The newest epoch begun.", &["cluster"]),
     ("pgvigil_timeline", "The timeline of the newest reign.", &["cluster"]),
@@ -166,6 +167,7 @@ pub fn render<B: Backend>(backend: &B) -> prometheus::Result<String> {
     gauges.set("pgvigil_raft_has_leader", &[], backend.leader().is_some().into())?;
     gauges.set("pgvigil_raft_term", &[], raft.term)?;
     gauges.set("pgvigil_raft_committed", &[], raft.committed)?;
+    gauges.set("pgvigil_raft_state_differs", &[], raft.differs.into())?;
     if let Some(local) = backend.local() {
         let labels = [local.cluster.as_str(), local.member.as_str()];
         gauges.set("pgvigil_open_primary", &labels, is_open_primary(&local).into())?;

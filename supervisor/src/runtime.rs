@@ -13,10 +13,11 @@ use crate::{
         service::AgentsService,
         task::{AGREE, Controller},
     },
+    journal::Journal,
 };
 use anyhow::{Context, bail};
 use pgvigil_consensus::{Bootstrap, Consensus, Node, Options, ProposeError};
-use pgvigil_core::{Outcome, Proposal, id::NodeId};
+use pgvigil_core::{Outcome, Proposal, decide::Finding, id::NodeId};
 use pgvigil_proto::v1::agents_server::AgentsServer;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
@@ -60,7 +61,12 @@ async fn serve(
     let node = &config.node;
     let inbox = Arc::new(Inbox::new(node.id));
     let voter = node.initial_voter.then(|| consensus.clone());
-    let agent = Agent::start(config, voter).context("the agent cannot start")?;
+    let journal = match &node.journal {
+        Some(path) => Journal::open(path, node.id)
+            .with_context(|| format!("cannot open the journal {} (node.journal)", path.display()))?,
+        None => Journal::default(),
+    };
+    let agent = Agent::start(config, voter, journal.clone()).context("the agent cannot start")?;
     let backend = Arc::new(Running::new(config, consensus.clone(), Arc::clone(&inbox), agent.clone()));
     let routes = api::services(&backend)?.add_service(consensus.service()).add_service(
         AgentsServer::new(AgentsService::new(consensus.clone(), Arc::clone(&inbox)))
@@ -80,6 +86,7 @@ async fn serve(
         consensus: consensus.clone(),
         inbox,
         bootstrap: config.bootstrap.clone().map(|bootstrap| (config.cluster.clone(), bootstrap)),
+        journal,
         fences: Fences::new(config.fence.clone()),
     };
     tokio::spawn(controller.run());
@@ -191,8 +198,10 @@ impl Backend for Running {
     fn view(&self) -> Arc<Vec<ClusterSnapshot>> {
         let state = self.consensus.states().borrow().clone();
         let (now, wall) = (clock::now(), clock::wall());
+        let differs = self.consensus.difference().map(|text| Finding { code: "state-differs".to_owned(), text });
         let snapshots = state.state.clusters.values().map(|cluster| {
-            let (observations, findings) = self.inbox.snapshot(&cluster.id);
+            let (observations, mut findings) = self.inbox.snapshot(&cluster.id);
+            findings.extend(differs.clone());
             ClusterSnapshot { state: cluster.clone(), observations, findings, now, wall }
         });
         Arc::new(snapshots.collect())
@@ -219,7 +228,9 @@ impl Backend for Running {
             learner: metrics.learners.contains(&node),
             behind: metrics.followers.get(&node).map(|follower| follower.lag_entries),
         });
-        RaftStatus { term: metrics.term, committed: metrics.committed_index.unwrap_or(0), peers: peers.collect() }
+        let committed = metrics.committed_index.unwrap_or(0);
+        let differs = self.consensus.difference().is_some();
+        RaftStatus { term: metrics.term, committed, peers: peers.collect(), differs }
     }
 
     fn local(&self) -> Option<LocalMember> {

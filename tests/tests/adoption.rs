@@ -81,6 +81,9 @@ fn running_servers_are_adopted_without_a_restart() {
     assert_says(&names, &["ANY 1", "pg2", "pg3"]);
     nothing_lost(&load);
 
+    // What a boot starts there by itself must not come up as a second primary (found by the simulation).
+    let fence = world.cluster.node_of("pg1").expect("it exists").data_dir.join("standby.signal");
+    assert!(fence.exists(), "the adopted primary has no {}", fence.display());
     world.say("a restart of every pgvigil adopts once more");
     for id in 1..=3 {
         world.restart_pgvigil(id);

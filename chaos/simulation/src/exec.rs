@@ -29,36 +29,61 @@ pub struct TaskId {
 }
 
 /// What is due: a task, or an event of the world outside of tasks.
-enum Due<E> {
+#[derive(Clone, Copy)]
+enum Due {
     Task(TaskId),
-    /// For the world, and for the process that must not be frozen for it to happen.
-    World(Option<ProcessId>, E),
+    /// For the world, and for the process that must not be frozen for it to happen. The event lies in [`Exec::events`]:
+    /// the queue moves its entries about, and is where most of the time goes.
+    World(Option<ProcessId>, usize),
 }
 
 /// Ordered by time, then by the order in which they were asked for.
-struct Entry<E> {
+#[derive(Clone, Copy)]
+struct Entry {
     at: Micros,
     order: u64,
-    due: Due<E>,
+    due: Due,
 }
 
-impl<E> PartialEq for Entry<E> {
+impl PartialEq for Entry {
     fn eq(&self, other: &Self) -> bool {
         (self.at, self.order) == (other.at, other.order)
     }
 }
 
-impl<E> Eq for Entry<E> {}
+impl Eq for Entry {}
 
-impl<E> PartialOrd for Entry<E> {
+impl PartialOrd for Entry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<E> Ord for Entry<E> {
+impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// Events that are due, in places that are used again.
+struct Events<E> {
+    places: Vec<Option<E>>,
+    free: Vec<usize>,
+}
+
+impl<E> Events<E> {
+    fn keep(&mut self, event: E) -> usize {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.places[place] = Some(event);
+        place
+    }
+
+    fn take(&mut self, place: usize) -> Option<E> {
+        self.free.push(place);
+        self.places[place].take()
     }
 }
 
@@ -72,15 +97,16 @@ struct Slot {
     work: Option<Work>,
 }
 
-struct Process<E> {
+#[derive(Default)]
+struct Process {
     /// Stopped so many times by itself.
     stopped: u32,
     /// Stopped so many times with its host.
     held: u32,
-    parked: Vec<Due<E>>,
+    parked: Vec<Due>,
 }
 
-impl<E> Process<E> {
+impl Process {
     const fn is_frozen(&self) -> bool {
         self.stopped > 0 || self.held > 0
     }
@@ -90,11 +116,12 @@ impl<E> Process<E> {
 pub struct Exec<E> {
     now: Cell<Micros>,
     order: Cell<u64>,
-    queue: RefCell<BinaryHeap<Reverse<Entry<E>>>>,
+    queue: RefCell<BinaryHeap<Reverse<Entry>>>,
+    events: RefCell<Events<E>>,
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
     current: Cell<Option<TaskId>>,
-    processes: RefCell<Vec<Process<E>>>,
+    processes: RefCell<Vec<Process>>,
     /// Folded over everything that happened: the trace hash.
     pub hash: Cell<u64>,
     /// Events handled so far.
@@ -112,9 +139,8 @@ impl<E> Exec<E> {
             slots: RefCell::default(),
             free: RefCell::default(),
             current: Cell::new(None),
-            processes: RefCell::new(
-                (0..processes).map(|_| Process { stopped: 0, held: 0, parked: Vec::new() }).collect(),
-            ),
+            events: RefCell::new(Events { places: Vec::new(), free: Vec::new() }),
+            processes: RefCell::new((0..processes).map(|_| Process::default()).collect()),
             hash: Cell::new(0xCBF2_9CE4_8422_2325),
             handled: Cell::new(0),
         }
@@ -132,7 +158,7 @@ impl<E> Exec<E> {
         self.hash.set(hash ^ (hash >> 29));
     }
 
-    fn push(&self, at: Micros, due: Due<E>) {
+    fn push(&self, at: Micros, due: Due) {
         let order = self.order.get() + 1;
         self.order.set(order);
         self.queue.borrow_mut().push(Reverse(Entry { at: at.max(self.now()), order, due }));
@@ -140,7 +166,8 @@ impl<E> Exec<E> {
 
     /// Lets `event` happen at `at`, as soon as `process` is not frozen.
     pub fn at(&self, at: Micros, process: Option<ProcessId>, event: E) {
-        self.push(at, Due::World(process, event));
+        let place = self.events.borrow_mut().keep(event);
+        self.push(at, Due::World(process, place));
     }
 
     /// Polls `task` at `at`.
@@ -206,7 +233,12 @@ impl<E> Exec<E> {
         processes[process].stopped = 0;
         let parked = std::mem::take(&mut processes[process].parked);
         drop(processes);
-        drop(parked);
+        for due in parked {
+            if let Due::World(_, place) = due {
+                let event = self.events.borrow_mut().take(place);
+                drop(event);
+            }
+        }
     }
 
     /// Whether `process` is frozen, by itself or with its host.
@@ -270,17 +302,20 @@ impl<E> Exec<E> {
         let slots = std::mem::take(&mut *self.slots.borrow_mut());
         drop(slots);
         self.queue.borrow_mut().clear();
+        let events = std::mem::replace(&mut *self.events.borrow_mut(), Events { places: Vec::new(), free: Vec::new() });
+        drop(events);
         self.processes.borrow_mut().clear();
     }
 
-    fn parked(&self, process: ProcessId, due: Due<E>) -> Option<Due<E>> {
+    /// Whether `process` is frozen, so that `due` now waits for it.
+    fn parked(&self, process: ProcessId, due: Due) -> bool {
         let mut processes = self.processes.borrow_mut();
         match processes.get_mut(process) {
             Some(place) if place.is_frozen() => {
                 place.parked.push(due);
-                None
+                true
             }
-            _ => Some(due),
+            _ => false,
         }
     }
 
@@ -304,14 +339,13 @@ impl<E> Exec<E> {
                         continue;
                     }
                     let process = self.slots.borrow()[task.slot].process;
-                    if let Some(Due::Task(task)) = self.parked(process, Due::Task(task)) {
+                    if !self.parked(process, due) {
                         self.poll(task);
                     }
                 }
-                Due::World(None, event) => return Some(event),
-                Due::World(Some(process), event) => {
-                    if let Some(Due::World(_, event)) = self.parked(process, Due::World(Some(process), event)) {
-                        return Some(event);
+                Due::World(process, place) => {
+                    if !process.is_some_and(|process| self.parked(process, due)) {
+                        return self.events.borrow_mut().take(place);
                     }
                 }
             }

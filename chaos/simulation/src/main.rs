@@ -3,9 +3,8 @@
 use clap::{Parser, Subcommand};
 use pgvigil_simulation::{
     coverage::{self, Counts},
-    plan::plan_for,
     planted::{ALL, Planted},
-    run::{Options, Outcome, replay_command, run},
+    run::{Options, Outcome, replay_command, run, scenario},
     shrink::shrink,
 };
 use std::{collections::BTreeSet, process::ExitCode, time::Instant};
@@ -34,6 +33,9 @@ enum Verb {
         /// A bug put back on purpose.
         #[arg(long)]
         planted: Option<Planted>,
+        /// The primary is struck every second or two.
+        #[arg(long)]
+        storm: bool,
         /// Also print what was reached.
         #[arg(long)]
         coverage: bool,
@@ -54,6 +56,9 @@ enum Verb {
         /// A bug put back on purpose.
         #[arg(long)]
         planted: Option<Planted>,
+        /// The primary is struck every second or two.
+        #[arg(long)]
+        storm: bool,
     },
     /// Drop faults from a failing seed while it still fails.
     Shrink {
@@ -62,6 +67,9 @@ enum Verb {
         /// A bug put back on purpose.
         #[arg(long)]
         planted: Option<Planted>,
+        /// The primary is struck every second or two.
+        #[arg(long)]
+        storm: bool,
     },
     /// Put every bug back on purpose, and say how many seeds it takes to find it.
     Planted {
@@ -74,12 +82,12 @@ enum Verb {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Verb::Run { seeds, first, planted, coverage, all } => {
-            many(first, seeds, &Options { planted, ..Options::default() }, coverage, all, arguments.json)
+        Verb::Run { seeds, first, planted, storm, coverage, all } => {
+            many(first, seeds, &Options { planted, storm, ..Options::default() }, coverage, all, arguments.json)
         }
-        Verb::Seed { seed, trace, keep, planted } => match keep.as_deref().map(numbers).transpose() {
+        Verb::Seed { seed, trace, keep, planted, storm } => match keep.as_deref().map(numbers).transpose() {
             Ok(keep) => {
-                let outcome = run(seed, &Options { planted, keep, trace });
+                let outcome = run(seed, &Options { planted, keep, storm, trace, record: false });
                 show(&outcome, arguments.json);
                 code(outcome.violation.is_none())
             }
@@ -88,7 +96,9 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
-        Verb::Shrink { seed, planted } => shrunk(seed, &Options { planted, ..Options::default() }, arguments.json),
+        Verb::Shrink { seed, planted, storm } => {
+            shrunk(seed, &Options { planted, storm, ..Options::default() }, arguments.json)
+        }
         Verb::Planted { seeds } => bugs(seeds, arguments.json),
     }
 }
@@ -110,12 +120,13 @@ fn show(outcome: &Outcome, json: bool) {
         return;
     }
     println!(
-        "seed {}: {:.1} s simulated, {} events, {} commits, {} reigns, {} faults, healed in {:?} ms, hash {:016x}",
+        "seed {}: {:.1} s simulated, {} events, {} commits, {} reigns, {} failovers, {} faults, healed in {:?} ms, hash {:016x}",
         outcome.seed,
         outcome.simulated_ms as f64 / 1e3,
         outcome.events,
         outcome.commits,
         outcome.reigns,
+        outcome.failovers,
         outcome.faults,
         outcome.healed_ms,
         outcome.hash
@@ -125,38 +136,63 @@ fn show(outcome: &Outcome, json: bool) {
     }
 }
 
+/// How long this thread has had a processor, in seconds: what a busy machine does not change.
+fn processor_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|word| word.parse::<u64>().ok());
+    nanos.map_or(f64::NAN, |nanos| nanos as f64 / 1e9)
+}
+
+/// Sums over many seeds.
+#[derive(Default)]
+struct Sums {
+    seeds: u64,
+    failed: u64,
+    simulated_ms: u64,
+    reigns: u64,
+    failovers: u64,
+    commits: u64,
+}
+
+impl Sums {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.failed += u64::from(outcome.violation.is_some());
+        self.simulated_ms += outcome.simulated_ms;
+        self.reigns += outcome.reigns;
+        self.failovers += outcome.failovers;
+        self.commits += outcome.commits;
+    }
+}
+
 fn many(first: u64, seeds: u64, options: &Options, print_coverage: bool, all: bool, json: bool) -> ExitCode {
-    let began = Instant::now();
+    let (began, processor) = (Instant::now(), processor_seconds());
     let mut counts = Counts::new();
-    let (mut simulated, mut reigns, mut commits, mut failed) = (0, 0, 0, 0);
+    let mut sums = Sums::default();
     for seed in first..first + seeds {
         let outcome = run(seed, options);
         coverage::add(&mut counts, &outcome.coverage);
-        simulated += outcome.simulated_ms;
-        reigns += outcome.reigns;
-        commits += outcome.commits;
+        sums.add(&outcome);
         if json {
             show(&outcome, true);
+        } else if outcome.violation.is_some() {
+            show(&outcome, false);
+            println!("  {}", replay_command(seed, options));
         }
-        if outcome.violation.is_some() {
-            failed += 1;
-            if !json {
-                show(&outcome, false);
-                println!("  {}", replay_command(seed, options));
-            }
-            if !all {
-                break;
-            }
+        if outcome.violation.is_some() && !all {
+            break;
         }
     }
     if !json {
-        let took = began.elapsed().as_secs_f64();
+        let (took, used) = (began.elapsed().as_secs_f64(), processor_seconds() - processor);
+        let Sums { seeds, failed, simulated_ms, reigns, failovers, commits } = sums;
+        let simulated = simulated_ms as f64 / 1e3;
         println!(
-            "{seeds} seeds from {first}: {failed} failed; {:.0} s simulated in {took:.1} s ({:.0} times real time), {reigns} \
-             reigns ({:.0} a minute), {commits} commits",
-            simulated as f64 / 1e3,
-            simulated as f64 / 1e3 / took,
-            reigns as f64 * 60.0 / took
+            "{seeds} seeds from {first}: {failed} failed; {failovers} failovers, {reigns} reigns, {commits} commits in \
+             {simulated:.0} simulated seconds; {took:.1} s, {used:.1} s of a processor: {:.0} simulated seconds and {:.0} \
+             failovers for each of these",
+            simulated / used,
+            failovers as f64 / used
         );
         if print_coverage {
             for (group, names) in &counts {
@@ -166,7 +202,7 @@ fn many(first: u64, seeds: u64, options: &Options, print_coverage: bool, all: bo
             }
         }
     }
-    code(failed == 0)
+    code(sums.failed == 0)
 }
 
 fn shrunk(seed: u64, options: &Options, json: bool) -> ExitCode {
@@ -175,7 +211,7 @@ fn shrunk(seed: u64, options: &Options, json: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     show(&outcome, json);
-    let scenario = plan_for(seed, options.planted);
+    let scenario = scenario(seed, options);
     for number in &keep {
         println!("  #{number} {:?}", scenario.faults[*number]);
     }

@@ -2,6 +2,10 @@
 //!
 //! The list is data, so that a failing one can be shrunk: faults are dropped from it while it still fails.
 
+mod storm;
+
+pub use storm::storm;
+
 use crate::{
     fault::{Ambush, Fault, STEPS, Strike, Target},
     planted::Planted,

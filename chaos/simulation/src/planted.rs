@@ -30,6 +30,11 @@ pub enum Planted {
     NoConfirmation,
     /// The right is counted from when the renewal came back, not from when the heartbeat was sent.
     RightFromReceipt,
+    /// The pass file gives the replication password for every host: a walreceiver that was asked for with an old connection
+    /// string is let in by the primary of an older reign.
+    PasswordForEveryHost,
+    /// A primary that was adopted has no `standby.signal`: what a boot starts there is a primary.
+    AdoptedUnfenced,
 }
 
 /// The planted bugs that are found. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet, which
@@ -47,4 +52,6 @@ pub const ALL: &[Planted] = &[
     Planted::FollowUnverified,
     Planted::NoConfirmation,
     Planted::RightFromReceipt,
+    Planted::PasswordForEveryHost,
+    Planted::AdoptedUnfenced,
 ];

@@ -9,7 +9,7 @@ use crate::{
     exec::{Done, Micros, Watch},
     world::{Event, W, World},
 };
-use pgvigil_core::{Outcome, Proposal, State, apply, cluster::ClusterState};
+use pgvigil_core::{Outcome, Proposal, State, apply, cluster::ClusterState, trace::Line};
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -341,11 +341,19 @@ impl World {
             let next = match &pending.proposal {
                 None => {
                     *pending.outcome.borrow_mut() = Some(Outcome::Nothing);
+                    self.record(|| {
+                        let index = self.raft.log.borrow().len() as u64;
+                        Line::Entry { index, term: 0, proposal: None }
+                    });
                     last
                 }
                 Some(proposal) => {
                     let mut state = last.state.clone();
                     let outcome = apply(&mut state, proposal);
+                    self.record(|| {
+                        let index = self.raft.log.borrow().len() as u64;
+                        Line::Entry { index, term: 0, proposal: Some(Box::new((**proposal).clone())) }
+                    });
                     let cluster = state.clusters.get(&Self::cluster()).cloned().map(Rc::new);
                     self.check.borrow_mut().entry(
                         self,

@@ -5,7 +5,7 @@ use crate::{
     check::Violation,
     coverage::Counts,
     fault::{self, Fault, operator},
-    plan::{Scenario, plan_for},
+    plan::{Scenario, plan_for, storm},
     planted::Planted,
     raft,
     world::{Event, W, World},
@@ -13,6 +13,7 @@ use crate::{
 use pgvigil_core::{
     command::Command,
     reign::{ElectionKind, Start},
+    trace::Line,
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, rc::Rc};
@@ -42,11 +43,16 @@ pub struct Outcome {
     pub commits: u64,
     /// Primaries that were promoted or started.
     pub reigns: u64,
+    /// Failovers: promotions under a new epoch, planned ones and forced ones among them.
+    pub failovers: u64,
     /// Faults that took place.
     pub faults: u64,
     /// What was reached.
     #[serde(skip)]
     pub coverage: Counts,
+    /// What the nodes could tell of their past, if it was wanted: the log and its end first.
+    #[serde(skip)]
+    pub lines: Vec<Line>,
 }
 
 /// How to run a seed.
@@ -56,14 +62,24 @@ pub struct Options {
     pub planted: Option<Planted>,
     /// Only the faults of these numbers in the plan; all when `None`.
     pub keep: Option<BTreeSet<usize>>,
+    /// A storm instead of the ordinary plan.
+    pub storm: bool,
     /// Print the trace.
     pub trace: bool,
+    /// Keep what the nodes could tell of their past.
+    pub record: bool,
+}
+
+/// What `seed` decides under `options`, with all its faults.
+#[must_use]
+pub fn scenario(seed: u64, options: &Options) -> Scenario {
+    if options.storm { storm(seed) } else { plan_for(seed, options.planted) }
 }
 
 /// Runs `seed`.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Outcome {
-    let mut scenario = plan_for(seed, options.planted);
+    let mut scenario = scenario(seed, options);
     if let Some(keep) = &options.keep {
         let kept = scenario.faults.iter().enumerate().filter(|(number, _)| keep.contains(number));
         scenario.faults = kept.map(|(_, fault)| *fault).collect();
@@ -75,7 +91,7 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
 #[must_use]
 pub fn run_scenario(scenario: Scenario, options: &Options) -> Outcome {
     let seed = scenario.seed;
-    let w = World::new(scenario, options.planted, options.trace);
+    let w = World::new(scenario, options.planted, options.trace, options.record);
     begin(&w);
     let faults = w.scenario.faults.clone();
     let mut begun = 0;
@@ -98,12 +114,26 @@ pub fn run_scenario(scenario: Scenario, options: &Options) -> Outcome {
         events: w.exec.handled.get(),
         commits: check.commits,
         reigns: check.reigns,
+        failovers: check.failovers,
         faults: begun,
         coverage: w.cover.take(),
+        lines: past(&w),
     };
     drop(check);
     end(&w);
     outcome
+}
+
+/// What the nodes could tell of their past, as one store and one journal.
+fn past(w: &W) -> Vec<Line> {
+    let (Some(lines), Some(newest)) = (&w.lines, w.raft.newest()) else { return Vec::new() };
+    let (mut past, rest): (Vec<Line>, Vec<Line>) =
+        lines.take().into_iter().partition(|line| matches!(line, Line::Entry { .. }));
+    let index = past.len() as u64;
+    past.insert(0, Line::Store { node: World::node(0), store: "simulated".to_owned() });
+    past.push(Line::Applied { index, state: newest.state.clone() });
+    past.extend(rest);
+    past
 }
 
 fn begin(w: &W) {
@@ -127,8 +157,8 @@ fn found_by_hand(w: &W, standbys: usize) {
         conf.names.k = 0;
         mine.signal = host != 0;
         mine.door = true;
-        mine.pass = true;
         if host != 0 {
+            mine.pass = Some(0);
             conf.upstream = Some(Upstream { host: 0, name: Name { host, incarnation: 0, epoch: 0 } });
         }
         mine.conf = Rc::new(conf);
@@ -232,6 +262,7 @@ fn tend(w: &W, from: u64) {
             w.hosts[host].disk.borrow_mut().data = None;
         }
     }
+    start_standbys_found_by_hand(w);
     let waited = w.exec.now() - from;
     let stuck = cluster.election.is_some() && waited > 40_000_000 && (waited / 250_000).is_multiple_of(40);
     if stuck {
@@ -240,6 +271,16 @@ fn tend(w: &W, from: u64) {
             w.cover.hit("operator", "gave-up-lost-directories");
             let kind = ElectionKind::Forced { to: None, old_primary_is_off: false, give_up: lost };
             operator::ask(w, Command::RequestElection { kind });
+        }
+    }
+}
+
+/// A standby that was found running and went down before it was adopted: only people may start it.
+fn start_standbys_found_by_hand(w: &W) {
+    for host in 1..=w.scenario.adopt.unwrap_or(0).min(w.hosts.len() - 1) {
+        if !w.server_runs(host) && w.with_data(host, |data| data.marker.is_none() && data.signal) == Some(true) {
+            w.cover.hit("operator", "started-standby-by-hand");
+            w.start_server(host);
         }
     }
 }
@@ -263,6 +304,9 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     let mut command = format!("cargo run -p pgvigil-simulation -- seed {seed} --trace");
     if let Some(planted) = options.planted.and_then(|planted| planted.to_possible_value()) {
         command += &format!(" --planted {}", planted.get_name());
+    }
+    if options.storm {
+        command += " --storm";
     }
     if let Some(keep) = &options.keep {
         let keep: Vec<String> = keep.iter().map(ToString::to_string).collect();

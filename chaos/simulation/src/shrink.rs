@@ -1,9 +1,6 @@
 //! Shrinks a failing seed: drops faults from its list while it still fails in the same way.
 
-use crate::{
-    plan::plan_for,
-    run::{Options, Outcome, run},
-};
+use crate::run::{Options, Outcome, run, scenario};
 use std::collections::BTreeSet;
 
 /// The fewest faults found with which `seed` still breaks the same property, and what came of them.
@@ -16,7 +13,7 @@ pub fn shrink(seed: u64, options: &Options) -> Option<(BTreeSet<usize>, Outcome)
     };
     let mut keep: BTreeSet<usize> = match &options.keep {
         Some(keep) => keep.clone(),
-        None => (0..plan_for(seed, options.planted).faults.len()).collect(),
+        None => (0..scenario(seed, options).faults.len()).collect(),
     };
     let (property, mut best) = attempt(&keep)?;
     let mut chunk = keep.len().div_ceil(2).max(1);

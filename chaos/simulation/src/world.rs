@@ -24,6 +24,7 @@ use pgvigil_core::{
     id::{ClusterId, MemberId, NodeId},
     member::MemberSpec,
     time::{Time, WallTime},
+    trace::Line,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -122,6 +123,8 @@ pub struct World {
     pub scenario: Scenario,
     /// The printed trace.
     pub trace: Trace,
+    /// What nodes could tell of their past, if it is wanted.
+    pub lines: Option<RefCell<Vec<Line>>>,
     /// Faults are over: only healing from here on.
     pub quiet: Cell<bool>,
     /// A crash that waits for somebody to reach a step.
@@ -135,7 +138,7 @@ pub const CLUSTER: &str = "sim";
 impl World {
     /// The world of `scenario` before its first moment.
     #[must_use]
-    pub fn new(scenario: Scenario, planted: Option<Planted>, print: bool) -> W {
+    pub fn new(scenario: Scenario, planted: Option<Planted>, print: bool, record: bool) -> W {
         let rng = Rng::new(scenario.seed, 2);
         let count = scenario.hosts.len();
         let hosts: Vec<Host> = scenario.hosts.iter().map(|plan| Host::new(plan, &rng)).collect();
@@ -150,12 +153,21 @@ impl World {
             planted,
             scenario,
             trace: Trace::new(print),
+            lines: record.then(RefCell::default),
             quiet: Cell::new(false),
             ambush: RefCell::default(),
             ids: Cell::new(0),
             hosts,
             rng,
         })
+    }
+
+    /// Keeps a line of the past, if it is wanted.
+    pub fn record(&self, line: impl FnOnce() -> Line) {
+        if let Some(lines) = &self.lines {
+            let line = line();
+            lines.borrow_mut().push(line);
+        }
     }
 
     /// A number that was never used before.

@@ -55,11 +55,10 @@ mod tests {
     use super::super::testing::write_at;
     use super::*;
 
-    fn found(
-        acks: &[(u32, u64)],
-        faults: &[u64],
-        length_us: u64,
-    ) -> Vec<(Option<usize>, Option<u32>, u64, Option<u64>)> {
+    /// The fault, the client, from when and until when.
+    type Found = (Option<usize>, Option<u32>, u64, Option<u64>);
+
+    fn found(acks: &[(u32, u64)], faults: &[u64], length_us: u64) -> Vec<Found> {
         let operations = acks.iter().map(|(client, at)| {
             let mut write = write_at(*at - 1, "a", 1, 1);
             (write.client, write.ended) = (*client, *at);

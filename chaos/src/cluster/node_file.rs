@@ -17,9 +17,10 @@ pub(super) fn text(
     let Node { id, member, listen, port, place, .. } = node;
     let list: Vec<String> = voters.iter().map(|(id, address)| format!("{id} = \"{address}\"")).collect();
     let initial = if voters.iter().any(|(voter, _)| voter == id) { "" } else { "initial_voter = false\n" };
+    let journal = if cluster.journal { format!("journal = {:?}\n", node.dir.join("journal")) } else { String::new() };
     let mut text = format!(
         "cluster = \"chaos\"\n\
-         [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}\
+         [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}{journal}\
          [member]\nname = \"{member}\"\nhost = \"{host}\"\nport = {port}\ndata_dir = {data:?}\n\
          bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
          hba = [\"host all all {clients} trust\"]\n{more}\

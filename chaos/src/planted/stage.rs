@@ -1,5 +1,6 @@
 //! A cluster on which stories are played, with a load from before the story to after it.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use crate::workload::{Load, LoadOptions, plain};
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 /// How long one with a planted bug may take after the bug was taken out again. What it broke may need a person.
 const MEND_LIMIT: Duration = Duration::from_secs(30);
+/// The lease: long enough for an old primary that still serves to be seen doing so, on a machine with other work.
+const LEASE_MS: u64 = 4_000;
 /// How long writes may be stopped.
 const RESUME_LIMIT: Duration = Duration::from_secs(60);
 /// Acknowledged writes before a story begins, and after the new primary has begun to serve.
@@ -27,7 +30,9 @@ pub(super) struct Stage {
     options: ClusterOptions,
     /// `None`: the last play left it in a state that only a person could mend, so the next one begins anew.
     cluster: Option<Cluster>,
-    folder: tempfile::TempDir,
+    /// Where histories are written and clusters are made, if the user named a place; they stay there.
+    folder: Option<PathBuf>,
+    temporary: tempfile::TempDir,
     plays: usize,
 }
 
@@ -46,17 +51,27 @@ pub(super) struct Scene<'a> {
 
 impl Stage {
     pub fn set(options: &ClusterOptions) -> Result<Stage, PlantedError> {
-        let folder = tempfile::Builder::new().prefix("pgvigil-planted-").tempdir();
-        let folder = folder.map_err(|source| PlantedError::Io { what: "making a folder".to_owned(), source })?;
-        let options = ClusterOptions { fault_points: true, ..options.clone() };
-        Ok(Stage { options, cluster: None, folder, plays: 0 })
+        let temporary = tempfile::Builder::new().prefix("pgvigil-planted-").tempdir();
+        let temporary = temporary.map_err(|source| PlantedError::Io { what: "making a folder".to_owned(), source })?;
+        let mut settings = options.settings.clone();
+        settings.insert("lease_ms".to_owned(), LEASE_MS.to_string());
+        let folder = options.dir.clone();
+        let options = ClusterOptions { fault_points: true, settings, dir: None, ..options.clone() };
+        Ok(Stage { options, cluster: None, folder, temporary, plays: 0 })
+    }
+
+    /// A place for something that stays, if the user named one.
+    fn place(&self, name: &str) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(name))
     }
 
     pub fn play(&mut self, story: Story, bug: Option<Bug>) -> Result<RunRecord, PlantedError> {
         self.plays += 1;
         let mut cluster = match self.cluster.take() {
             Some(cluster) => cluster,
-            None => start(&self.options)?,
+            None => {
+                start(&ClusterOptions { dir: self.place(&format!("cluster{}", self.plays)), ..self.options.clone() })?
+            }
         };
         let status = cluster.wait_healthy(HEAL_LIMIT)?;
         let primary = cluster.node_of(&status.primary)?.id;
@@ -67,8 +82,10 @@ impl Stage {
         let began_at_ms = clock::wall_us() / 1000;
         let options =
             LoadOptions { stubborn: story == Story::BusyBackend, ..story.load(LoadOptions::new(cluster.dsn())) };
-        let history = self.folder.path().join(format!("{}.jsonl", self.plays));
-        let mut load = Load::start(&options, origin_us, &history, plain)?;
+        let name = format!("history{}.jsonl", self.plays);
+        let history = self.place(&name).unwrap_or_else(|| self.temporary.path().join(&name));
+        let history_path = history;
+        let mut load = Load::start(&options, origin_us, &history_path, plain)?;
         wait_for("the load to be under way", RESUME_LIMIT, Duration::from_millis(20), || {
             Ok::<_, PlantedError>((load.acknowledged_since(0) >= ENOUGH).then_some(()))
         })?;
@@ -136,6 +153,7 @@ impl Stage {
             incidents,
             verdict,
             failures,
+            kept: self.folder.as_ref().map(|_| history_path.display().to_string()),
             repeat: format!("pgvigil-chaos planted --bug {}", bug.map_or_else(|| "all".to_owned(), Bug::name)),
             ..RunRecord::default()
         })
@@ -190,6 +208,12 @@ impl Scene<'_> {
         let from_us = self.load.now_us();
         let target = format!("pg{node}");
         self.faults.push(FaultSpan { kind: kind.to_owned(), target, from_us, until_us: None, may_move: true });
+    }
+
+    /// Runs a `pgvigil` command that asks this node: others may be frozen.
+    pub fn ask(&self, node: u64, arguments: &[&str]) -> Result<(), PlantedError> {
+        let listen = self.cluster.node(node)?.listen.clone();
+        Ok(self.cluster.command(&[arguments, &["--connect", &listen]].concat()).map(drop)?)
     }
 
     /// Freezes a process until the end of the story.

@@ -102,14 +102,14 @@ fn frozen_agent(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
     scene.arm_all()?;
     match scene.bug {
         // The other standby goes on streaming from the old primary for a while: what it confirms, the heir does not have.
-        Some(Bug::SealSkipped) => scene.arm(other, "follow:begin=delay:700")?,
-        Some(Bug::SealNotAwaited) => scene.arm(other, "seal:claimed=delay:700")?,
+        Some(Bug::SealSkipped) => scene.arm(other, "follow:begin=delay:2500")?,
+        Some(Bug::SealNotAwaited) => scene.arm(other, "seal:claimed=delay:1000")?,
         _ => {}
     }
     scene.fault("SIGSTOP pgvigil", scene.primary);
     scene.freeze_agent(scene.primary)?;
     let to = scene.cluster.node(heir)?.member.clone();
-    scene.cluster.command(&["failover", "--to", &to, "--timeout", "60"])?;
+    scene.ask(heir, &["failover", "--to", &to, "--timeout", "60"])?;
     scene.moved()?;
     // Whatever the old primary still serves is to be seen.
     scene.pause(1_500)
@@ -128,7 +128,7 @@ fn lagging_candidate(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
     scene.cluster.leave_dead(scene.primary);
     processes::kill_host(&scene.cluster.node(scene.primary)?.dir.clone())?;
     let to = scene.cluster.node(heir)?.member.clone();
-    scene.cluster.command(&["failover", "--to", &to, "--timeout", "60"])?;
+    scene.ask(other, &["failover", "--to", &to, "--timeout", "60"])?;
     scene.moved()
 }
 
@@ -139,7 +139,7 @@ fn narrowed_rule(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
     scene.arm(scene.primary, "")?;
     let name = scene.cluster.node(leaves)?.member.clone();
     scene.fault("members remove", leaves);
-    scene.cluster.command(&["members", "remove", &name])?;
+    scene.ask(stays, &["members", "remove", &name])?;
     scene.until("it to have left the rule", |status| status.member(&name).is_none_or(|member| !member.in_rule))?;
     let walreceiver = scene.walreceiver(stays)?;
     scene.fault("SIGSTOP walreceiver", stays);
@@ -155,9 +155,6 @@ fn narrowed_rule(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
 fn power_loss_of_sealed(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
     let [heir, sealed] = scene.standbys;
     scene.lead(heir)?;
-    // Time for a start by hand while the old primary's right lasts.
-    scene.cluster.command(&["settings", "set", "lease_ms=4000"])?;
-    scene.pause(500)?;
     scene.arm(sealed, "seal:promised=power-loss:100")?;
     scene.fault("SIGSTOP pgvigil", scene.primary);
     scene.freeze_agent(scene.primary)?;
@@ -167,7 +164,7 @@ fn power_loss_of_sealed(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
     let (pid, data_dir, dir) = (scene.cluster.pgvigil_pid(sealed), node.data_dir.clone(), node.dir.clone());
     let to = scene.cluster.node(heir)?.member.clone();
     // Only asked for: it is to be seen while it goes on.
-    scene.cluster.command(&["failover", "--to", &to, "--no-wait"])?;
+    scene.ask(heir, &["failover", "--to", &to, "--no-wait"])?;
     wait_for("the power to go", Duration::from_secs(20), Duration::from_millis(5), || {
         Ok::<_, PlantedError>(pid.is_none_or(|pid| !processes::is_alive(pid)).then_some(()))
     })?;
@@ -178,7 +175,5 @@ fn power_loss_of_sealed(scene: &mut Scene<'_>) -> Result<(), PlantedError> {
     let mut child =
         by_hand.spawn().map_err(|source| PlantedError::Io { what: "starting postgres by hand".to_owned(), source })?;
     std::thread::spawn(move || child.wait());
-    scene.moved_or_alone()?;
-    scene.cluster.command(&["settings", "set", "lease_ms=1200"])?;
-    Ok(())
+    scene.moved_or_alone()
 }

@@ -9,6 +9,10 @@ use crate::libpq::{Address, Answer, Connection, ExecError};
 const READ_ONLY: &str = "25006";
 /// Where the server is: the timeline it writes to and its insert position; for RETURNING and SELECT on a primary.
 pub(super) const PLACE: &str = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_current_wal_insert_lsn()";
+/// The first half of it.
+pub(super) const TIMELINE: &str = "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
+/// The second half.
+pub(super) const LSN: &str = "pg_current_wal_insert_lsn()";
 
 /// How a statement outside a transaction block, or a COMMIT, ended.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
 use super::client::Shared;
-use super::session::{End, PLACE, Session, Undone, judge};
+use super::session::{End, LSN, PLACE, Session, TIMELINE, Undone, judge};
 use super::tables::{ACCOUNTS, LISTS, REGISTERS, list};
 use crate::history::{Level, Outcome, Server, Step, Work, clock};
 
@@ -54,11 +54,9 @@ pub(super) fn insert(shared: &Shared, session: &mut Session<'_>, _: &mut StdRng)
 /// A look for a row that some client was told of before, mostly a recent one; `None` while there is none.
 pub(super) fn lookup(shared: &Shared, session: &mut Session<'_>, random: &mut StdRng) -> Option<Done> {
     let seq = shared.recall(random)?;
-    let place = PLACE.split_once("), ").map(|(timeline, lsn)| {
-        let primary = "CASE WHEN NOT pg_is_in_recovery() THEN";
-        format!("{primary} {timeline}) END, {primary} {lsn} END")
-    });
-    let place = place.expect("PLACE has two columns");
+    let place = format!(
+        "CASE WHEN NOT pg_is_in_recovery() THEN {TIMELINE} END, CASE WHEN NOT pg_is_in_recovery() THEN {LSN} END"
+    );
     let sql = format!("SELECT {place}, EXISTS (SELECT FROM {}.ledger WHERE seq = {seq})", shared.schema);
     let answer = session.exec(&sql);
     let row = answer.as_ref().ok().and_then(|answer| answer.rows.first());

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub(crate) mod script;
+
 use futures::stream;
 use openraft::alias::LeaderIdOf;
 use openraft::entry::RaftEntry;
@@ -151,13 +153,18 @@ pub(crate) fn id(term: u64, index: u64) -> LogId {
 }
 
 pub(crate) fn entry(term: u64, index: u64) -> Entry {
+    fat_entry(term, index, 0)
+}
+
+/// With `size` more bytes in it.
+pub(crate) fn fat_entry(term: u64, index: u64, size: usize) -> Entry {
     let proposal = Proposal {
         cluster: ClusterId::from(format!("cluster{index}").as_str()),
         based_on: None,
         at: WallTime(0),
         by: Actor::Operator("test".to_owned()),
         reason: "a test".to_owned(),
-        evidence: Vec::new(),
+        evidence: vec!["x".repeat(size)],
         command: CoreCommand::CreateCluster { settings: Settings::default(), expect: BTreeSet::new() },
     };
     Entry { log_id: id(term, index), payload: EntryPayload::Normal(Command(proposal)) }

@@ -162,6 +162,12 @@ impl Consensus {
         reason
     }
 
+    /// That another node holds another agreed state than this one, once that was seen. Either may be the damaged one.
+    #[must_use]
+    pub fn difference(&self) -> Option<String> {
+        self.inner.store.digests.difference().borrow().clone()
+    }
+
     /// A summary in plain numbers.
     #[must_use]
     pub fn metrics(&self) -> Metrics {

@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::pace;
 use crate::service::Raft;
 use crate::wire::Wire;
-use pgvigil_raft_store::{Closed, Probe, open};
+use pgvigil_raft_store::{Closed, Digests, Probe, open};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
@@ -44,6 +44,8 @@ impl Node {
             store: store.handle.store_id,
             group: options.group.as_str().into(),
             peers: store.handle.peers.clone(),
+            digests: store.handle.digests.clone(),
+            digest_kind: Digests::kind(),
         };
         let network = Network::new(wire.clone(), &options.peers, options.timings.election_max * 2);
         let raft = Raft::new(node, config, network.clone(), store.log, store.state_machine)

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use pgvigil_proto::v1::RaftPayload;
-use pgvigil_raft_store::{KnownPeers, PeerError};
+use pgvigil_raft_store::{Digest, Digests, KnownPeers, PeerError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use tonic::Status;
@@ -50,12 +50,16 @@ pub(crate) struct Wire {
     pub(crate) store: u64,
     pub(crate) group: Arc<str>,
     pub(crate) peers: KnownPeers,
+    pub(crate) digests: Digests,
+    /// See [`Digests::kind`].
+    pub(crate) digest_kind: u32,
 }
 
 impl Wire {
     /// Puts a message to `to` into its envelope.
     pub(crate) fn wrap<T: Serialize>(&self, to: u64, message: &T) -> Result<RaftPayload, WireError> {
         let body = serde_json::to_vec(message).map_err(WireError::Unencodable)?;
+        let applied = self.digests.newest().unwrap_or_default();
         Ok(RaftPayload {
             format: FORMAT,
             from: self.node,
@@ -63,6 +67,9 @@ impl Wire {
             store: self.store,
             group: self.group.as_ref().to_owned(),
             body: Bytes::from(body),
+            applied_index: applied.index,
+            applied_digest: applied.value,
+            digest_kind: self.digest_kind,
         })
     }
 
@@ -96,6 +103,12 @@ impl Wire {
         if payload.to != self.node {
             return Err(WireError::WrongReceiver { meant: payload.to, here: self.node });
         }
-        Ok(self.peers.meet(payload.from, payload.store).await?)
+        self.peers.meet(payload.from, payload.store).await?;
+        if payload.applied_index > 0 && payload.digest_kind == self.digest_kind {
+            // A difference is said and kept; the message counts all the same, for nobody knows which side is wrong.
+            let theirs = Digest { index: payload.applied_index, value: payload.applied_digest };
+            let _said = self.digests.compare(payload.from, theirs);
+        }
+        Ok(())
     }
 }

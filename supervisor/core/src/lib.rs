@@ -33,6 +33,7 @@ pub mod settings;
 mod testing;
 pub mod time;
 pub mod timeline;
+pub mod trace;
 
 pub use apply::apply;
 pub use cluster::State;

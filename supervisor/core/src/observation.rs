@@ -7,10 +7,11 @@ use crate::{
     report::{PostgresReport, Report},
     time::{Time, WallTime},
 };
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A report and when it came in.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// The newest report of that member.
     pub report: Report,
@@ -19,7 +20,7 @@ pub struct Seen {
 }
 
 /// What this leader has seen of one cluster since it began to listen.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observations {
     /// This leader's node.
     pub me: NodeId,

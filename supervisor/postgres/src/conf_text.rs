@@ -59,12 +59,14 @@ pub fn conninfo(pairs: &[(&str, String)]) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// One line of a pass file that gives `user` its password on every host and database.
-pub fn pass_line(user: &str, password: &str) -> Result<String, TextError> {
+/// One line of a pass file that gives `user` its password on every database of one server, and of no other; host `*`: of
+/// any that listens on that port.
+pub fn pass_line(host: &str, port: u16, user: &str, password: &str) -> Result<String, TextError> {
+    refuse_control("host", host)?;
     refuse_control("user", user)?;
     refuse_control("password", password)?;
     let field = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
-    Ok(format!("*:*:*:{}:{}\n", field(user), field(password)))
+    Ok(format!("{}:{port}:*:{}:{}\n", field(host), field(user), field(password)))
 }
 
 /// Parses one line of a configuration file into (name in lower case, value); `None` for blanks and comments, and for
@@ -120,7 +122,7 @@ mod tests {
         assert_eq!(assignment("a.b", r"it's \ x").unwrap(), "a.b = 'it''s \\\\ x'\n");
         assert!(assignment("a b", "x").is_err() && assignment("a", "x\ny").is_err() && assignment("", "x").is_err());
         assert_eq!(conninfo(&[("host", "h".into()), ("a", String::new()), ("p", "x y'".into())]), r"host=h p='x y\''");
-        assert_eq!(pass_line("u", r"a:b\c").unwrap(), "*:*:*:u:a\\:b\\\\c\n");
+        assert_eq!(pass_line("::1", 5432, "u", r"a:b\c").unwrap(), "\\:\\:1:5432:*:u:a\\:b\\\\c\n");
         assert_eq!(literal(r"a'b\"), r" E'a''b\\'");
     }
 

@@ -356,9 +356,16 @@ fn with_include(old: &str) -> String {
 
 /// Writes the upstream's password where libpq reads it at connect time, or empties that file durably: `None` is the
 /// seal's "no walreceiver can authenticate any more".
-pub fn write_pass_file(layout: &Layout, credentials: Option<(&str, &str)>) -> Result<Written, SettingsError> {
-    Ok(match credentials {
-        Some((user, password)) => replace(&layout.pass_file(), pass_line(user, password)?.as_bytes(), 0o600)?,
+///
+/// The password is for that upstream's address alone. A startup process that has not taken up a reload yet still holds the
+/// connection string of an older reign: given a password for every host, its walreceiver would connect to the primary of
+/// that reign, under its name there, and confirm commits that the next primary does not have (history A5, S1).
+pub fn write_pass_file(layout: &Layout, upstream: Option<(&Upstream, &str)>) -> Result<Written, SettingsError> {
+    Ok(match upstream {
+        Some((to, password)) => {
+            let line = pass_line(&to.host, to.port, &to.user, password)?;
+            replace(&layout.pass_file(), line.as_bytes(), 0o600)?
+        }
         None => write_atomic(&layout.pass_file(), b"", 0o600)?,
     })
 }

@@ -50,7 +50,9 @@ impl PassFile {
     pub(crate) fn create(layout: &Layout, purpose: &str, source: &Source) -> Result<Self, SettingsError> {
         let path = layout.agent_dir.join(format!("{purpose}.pass"));
         crate::fsio::create_dir_private(&layout.agent_dir)?;
-        crate::fsio::write_atomic(&path, pass_line(&source.user, &source.password)?.as_bytes(), 0o600)?;
+        // For any host: a socket's directory goes by another name here, and the file lives only as long as the program.
+        let line = pass_line("*", source.port, &source.user, &source.password)?;
+        crate::fsio::write_atomic(&path, line.as_bytes(), 0o600)?;
         Ok(Self(path))
     }
 

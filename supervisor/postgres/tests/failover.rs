@@ -2,16 +2,17 @@
 
 mod common;
 
-use common::{LIMIT, Node, until};
+use common::{LIMIT, Node, PASSWORD, ROLE, until};
 use pgvigil_core::{id::TimelineId, lsn::Lsn};
 use pgvigil_postgres::{
-    Beat, Canary, SealLimits, SealedServer, StartAs, StopMode, SyncRule, canary,
+    Beat, Canary, SealLimits, SealedServer, StartAs, StopMode, SyncRule, Upstream, canary,
     clone::OldData,
     history_files,
     layout::segment_name,
     position,
     rewind::{RewindPlan, rewind},
     seal,
+    settings::write_pass_file,
 };
 use std::{
     os::unix::fs::FileExt,
@@ -81,7 +82,7 @@ pg_test!(
         let b = Node::standby(root.path(), "b", &a).await;
         // The pass file is emptied and the walreceiver ended, but no reload is sent: the startup process retries with
         // the old string again and again.
-        pgvigil_postgres::settings::write_pass_file(&b.instance.layout, None).unwrap();
+        write_pass_file(&b.instance.layout, None).unwrap();
         let postmaster = b.postmaster.as_ref().unwrap();
         let deadline = Instant::now() + LIMIT;
         while !b.instance.log_tail(200).contains("no password supplied") {
@@ -99,6 +100,16 @@ pg_test!(
         })
         .await;
         assert_eq!(b.sql("SELECT pg_last_wal_receive_lsn()").await, before);
+        assert!(a.link().await.walsenders(LIMIT).await.unwrap().is_empty());
+        // Nor when it is given the password of the next primary: that one must not open the door of the one before, which
+        // would count what it confirms there (S1; found by the simulation).
+        let next = Upstream::new("127.0.0.1", a.instance.endpoint.port ^ 1, ROLE, "b");
+        write_pass_file(&b.instance.layout, Some((&next, PASSWORD))).unwrap();
+        let log = b.instance.log_tail(9_999).matches("no password supplied").count();
+        until("attempts with the other's password", async || {
+            b.instance.log_tail(9_999).matches("no password supplied").count() > log + 2
+        })
+        .await;
         assert!(a.link().await.walsenders(LIMIT).await.unwrap().is_empty());
     }
 );

@@ -7,7 +7,7 @@ use pgvigil_core::{
     id::{Epoch, MemberKey},
     local::{Local, LocalPostgres, Running},
     position::Position,
-    reign::{ElectionKind, Seal, SealKind},
+    reign::{ElectionKind, Reign, Seal, SealKind},
     report::{CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport},
     time::Time,
 };
@@ -49,19 +49,28 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
     })
 }
 
-/// The newest epoch of which nothing serves here. The fence is on disk, so nothing can come up as a primary either.
+/// The newest epoch as whose primary nothing serves here, nor ever will: the fence is on disk, and an epoch older than the
+/// promise is obeyed no more. A member that was re-appointed and died before it could carry on never reigned in that epoch;
+/// what it promised since speaks for it.
 fn fenced(agreed: Option<&ClusterState>, local: &Local) -> Option<Epoch> {
+    let promised = local.promise.epoch;
+    // The epoch for which it sealed may still become its own.
+    let of_another =
+        agreed.is_some_and(|agreed| agreed.reigns.iter().any(|r| r.epoch == promised && r.primary.member != local.me));
+    let obeyed = if of_another { promised } else { Epoch(promised.0.saturating_sub(1)) };
+    let gone = local.promise.reigned.max(obeyed);
     match &local.postgres {
         LocalPostgres::NoData => {
             let founding = agreed.is_some_and(|agreed| agreed.reigns.len() == 1 && agreed.reign_in_force().is_some());
             if founding { Some(local.promise.reigned) } else { agreed.map(|agreed| agreed.epoch) }
         }
-        LocalPostgres::Stopped { .. } if local.fence_on_disk => Some(local.promise.reigned),
+        LocalPostgres::Stopped { .. } if local.fence_on_disk => Some(gone),
         LocalPostgres::Running(running) if running.in_recovery => {
             // Running as a standby: whatever it reigned before ended with that start. An appointee on its way has not
             // begun its own reign, unless its promotion is under way.
-            let promoting = agreed.and_then(ClusterState::reign).is_some_and(|r| r.epoch == local.promise.reigned);
-            (!promoting).then_some(local.promise.reigned)
+            let mine = |r: &&Reign| r.epoch == local.promise.reigned && r.primary.member == local.me;
+            let promoting = agreed.and_then(ClusterState::reign).filter(mine).is_some();
+            (!promoting).then_some(gone)
         }
         _ => None,
     }

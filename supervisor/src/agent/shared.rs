@@ -8,6 +8,7 @@ use super::{
 use crate::{
     clock,
     config::{Config, ConfigError, MemberConfig},
+    journal::Journal,
 };
 use pgvigil_consensus::Consensus;
 use pgvigil_core::{
@@ -96,6 +97,8 @@ pub struct Shared {
     pub password: String,
     /// The guard's socket.
     pub guard_socket: PathBuf,
+    /// Where acts are written down, if anywhere.
+    pub journal: Journal,
     /// The promise on disk.
     pub promise_file: PromiseFile,
     inner: Mutex<Inner>,
@@ -176,7 +179,12 @@ pub struct Inner {
 
 impl Shared {
     /// Reads everything that must be known before the first act.
-    pub fn new(config: &Config, member: &MemberConfig, consensus: Option<Consensus>) -> Result<Self, StartError> {
+    pub fn new(
+        config: &Config,
+        member: &MemberConfig,
+        consensus: Option<Consensus>,
+        journal: Journal,
+    ) -> Result<Self, StartError> {
         let major = pgvigil_postgres::datadir::major_version(&member.data_dir).ok().flatten();
         let binaries = Binaries::find_major(member.bin_dir.as_deref(), major).map_err(|source| match major {
             Some(major) => StartError::Major { data_dir: member.data_dir.clone(), major, source },
@@ -260,6 +268,7 @@ impl Shared {
             guard_socket: agent_dir.join("guard.sock"),
             layout,
             access,
+            journal,
             promise_file,
             inner: Mutex::new(inner),
             work: Notify::new(),

@@ -5,6 +5,7 @@ use crate::clock;
 use pgvigil_core::{
     reconcile::{self, Action},
     time::Time,
+    trace::{Acted, Line},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -44,7 +45,7 @@ async fn run(shared: Arc<Shared>) {
         wake_at = now.plus(tick);
         let busy = act.as_ref().is_some_and(|(_, act)| !act.is_finished());
         let Some(agreed) = shared.agreed() else { continue };
-        let plan = {
+        let (plan, local) = {
             let mut inner = shared.lock();
             inner.local.busy = busy;
             if let Some(since) = inner.canary_waiting_since {
@@ -56,7 +57,9 @@ async fn run(shared: Arc<Shared>) {
             if wish_changed {
                 shared.report.notify_one();
             }
-            plan
+            // Kept for the journal, where something is to be done.
+            let local = plan.action.as_ref().map(|_| inner.local.clone());
+            (plan, local)
         };
         // What is left alone on purpose waits for a person, who has to hear of it.
         let alone = plan.findings.iter().find(|f| matches!(f.code.as_str(), "other-system" | "second-primary"));
@@ -64,11 +67,24 @@ async fn run(shared: Arc<Shared>) {
         if let Some(at) = plan.wake_at {
             wake_at = wake_at.min(at);
         }
-        let Some(action) = plan.action else { continue };
+        let (Some(action), Some(local)) = (plan.action, local) else { continue };
+        let acted = || {
+            shared.journal.write(|| {
+                Line::Acted(Box::new(Acted {
+                    cluster: agreed.id.clone(),
+                    member: shared.me().clone(),
+                    revision: agreed.revision,
+                    local: local.clone(),
+                    now,
+                    action: action.clone(),
+                }))
+            });
+        };
         if let Action::Prove { .. } | Action::Checkpoint { .. } = &action {
             // A proof waits for standbys, a checkpoint for the disk: nothing else, least of all the door, waits for them.
             if aside.as_ref().is_none_or(JoinHandle::is_finished) && now >= aside_after {
                 aside_after = now.plus(RETRY_MS / 6);
+                acted();
                 aside = Some(tokio::spawn(act_aside(Arc::clone(&shared), action)));
             }
             continue;
@@ -76,6 +92,7 @@ async fn run(shared: Arc<Shared>) {
         if failed.as_ref().is_some_and(|(what, until)| *what == action && now < *until) {
             continue;
         }
+        acted();
         tracing::info!(member = %shared.me(), ?action, "doing");
         if let Action::Fence { polite_ms, why, .. } = &action {
             if let Some((running, _)) = act.take() {

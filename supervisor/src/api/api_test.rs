@@ -55,7 +55,7 @@ impl Backend for Fake {
 
     fn raft(&self) -> RaftStatus {
         let peer = RaftPeer { node: self.node, address: "127.0.0.1:1".to_owned(), learner: false, behind: Some(0) };
-        RaftStatus { term: 3, committed: 9, peers: vec![peer] }
+        RaftStatus { term: 3, committed: 9, peers: vec![peer], differs: false }
     }
 
     fn local(&self) -> Option<LocalMember> {

@@ -19,7 +19,7 @@ pub struct ClusterSnapshot {
     pub state: ClusterState,
     /// What the leader has seen; on a follower empty, with `me` set.
     pub observations: Observations,
-    /// The newest decision's findings; on a follower empty.
+    /// The newest decision's findings, which a follower has none of; and on any node that another one's state differs.
     pub findings: Vec<Finding>,
     /// This node's `CLOCK_BOOTTIME`, the clock of `observations`.
     pub now: Time,
@@ -62,6 +62,8 @@ pub struct RaftStatus {
     pub committed: u64,
     /// Voters and learners by node.
     pub peers: Vec<RaftPeer>,
+    /// Another node was seen to hold another agreed state than this one.
+    pub differs: bool,
 }
 
 /// Why the node could not do what was asked. The rules' refusals are no errors: they come as [`Outcome::Refused`], or

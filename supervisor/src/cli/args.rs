@@ -106,6 +106,11 @@ stays off. Acknowledged commits may be lost; the incident says so.")]
     /// The Raft group: list, add, remove, move its leadership
     #[command(after_help = "Moving the Raft leadership never moves a PostgreSQL primary.")]
     Voters(VotersArguments),
+    /// Print the agreed log of one node, from its files
+    #[command(after_help = "\
+Reads, changes nothing, and works beside a running node as well as after its end. With --json: one object per line, for
+pgvigil-trace, which repeats every step with the code that was proven.")]
+    Log(LogArguments),
     /// Print a libpq connection string that finds the primary
     #[command(
         after_help = "Examples:\n  psql \"$(pgvigil dsn)\"\n  psql \"$(pgvigil dsn --ro --dbname shop)\"\nIt names \
@@ -293,6 +298,12 @@ pub enum VotersCommand {
         /// Its node id
         node: u64,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct LogArguments {
+    /// The node's state_dir
+    pub state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -85,6 +85,9 @@ fn node(raw: RawNode) -> Checked<NodeConfig> {
     let http = raw.http.map(|text| listening(&["node", "http"], &text)).transpose()?;
     ensure(http != Some(listen), &["node", "http"], || "it must differ from node.listen: gRPC has that port".into())?;
     absolute(&["node", "state_dir"], &raw.state_dir)?;
+    if let Some(journal) = &raw.journal {
+        absolute(&["node", "journal"], journal)?;
+    }
     let id = NodeId(raw.id);
     let voters = voters(&raw.voters)?;
     let initial_voter = raw.initial_voter.unwrap_or(true);
@@ -113,7 +116,8 @@ fn node(raw: RawNode) -> Checked<NodeConfig> {
         }
         (None, false) => {}
     }
-    Ok(NodeConfig { id, listen, advertise, state_dir: raw.state_dir, http, voters, initial_voter })
+    let (state_dir, journal) = (raw.state_dir, raw.journal);
+    Ok(NodeConfig { id, listen, advertise, state_dir, http, voters, initial_voter, journal })
 }
 
 fn voters(raw: &BTreeMap<String, String>) -> Checked<BTreeMap<NodeId, String>> {

@@ -6,12 +6,12 @@
 use super::inbox::Inbox;
 use crate::clock;
 use futures::{Stream, StreamExt};
-use pgvigil_consensus::Consensus;
+use pgvigil_consensus::{AppliedState, Consensus};
 use pgvigil_core::{
     Outcome, Proposal,
     cluster::ClusterState,
     command::{Actor, Command},
-    id::{ClusterId, Revision},
+    id::Revision,
     report::{Answer, Report, WIRE_FORMAT},
     time::Time,
 };
@@ -103,13 +103,14 @@ async fn read(
                 return;
             }
         };
-        let agreed = states.borrow().state.clusters.get(&report.cluster).cloned();
-        let refused = match &agreed {
+        let applied = Arc::clone(&states.borrow());
+        let agreed = applied.state.clusters.get(&report.cluster);
+        let refused = match agreed {
             Some(agreed) => register(&service, agreed, &report).await,
             None => Some(format!("there is no cluster {} yet", report.cluster)),
         };
         let report = Arc::new(report);
-        if refused.is_none() && !service.inbox.receive(agreed.as_ref(), (*report).clone(), at) {
+        if refused.is_none() && !service.inbox.receive(agreed, (*report).clone(), at) {
             answers.send(Err(service.not_leader())).await.ok();
             return;
         }
@@ -187,8 +188,9 @@ async fn answer(
             told = report.revision;
             first = false;
         }
-        let mut quiet = newest_state(&mut states, &report.cluster)
-            .is_some_and(|agreed| agreed.revision <= told && agreed.is_settled() && refused.is_none());
+        let before = newest(&mut states);
+        let known = before.state.clusters.get(&report.cluster);
+        let mut quiet = known.is_some_and(|a| a.revision <= told && a.is_settled()) && refused.is_none();
         let mut confirmed = false;
         if quiet {
             // In quiet times the next heartbeats are confirmation enough: nobody waits for this answer.
@@ -205,14 +207,12 @@ async fn answer(
             answers.send(Err(service.not_leader())).await.ok();
             return;
         }
-        let agreed = if quiet {
-            // Only what was told already is spoken of: what moved meanwhile is told in the next turn, confirmed anew.
-            states.borrow().state.clusters.get(&report.cluster).filter(|agreed| agreed.revision <= told).cloned()
-        } else {
-            newest_state(&mut states, &report.cluster)
-        };
+        // In quiet times only what was told already is spoken of: what moved meanwhile is told in the next turn, confirmed
+        // anew.
+        let applied = if quiet { Arc::clone(&states.borrow()) } else { newest(&mut states) };
+        let agreed = applied.state.clusters.get(&report.cluster).filter(|agreed| !quiet || agreed.revision <= told);
         let mut frame = Answer { refused: refused.clone(), ..Answer::default() };
-        if let Some(agreed) = &agreed {
+        if let Some(agreed) = agreed {
             if refused.is_none() && service.inbox.renew(agreed, &report, at) {
                 frame.renewed = Some(report.seq);
             }
@@ -237,9 +237,7 @@ async fn answer(
     }
 }
 
-fn newest_state(
-    states: &mut watch::Receiver<Arc<pgvigil_consensus::AppliedState>>,
-    cluster: &ClusterId,
-) -> Option<ClusterState> {
-    states.borrow_and_update().state.clusters.get(cluster).cloned()
+/// The newest applied state; marks it as seen.
+fn newest(states: &mut watch::Receiver<Arc<AppliedState>>) -> Arc<AppliedState> {
+    Arc::clone(&states.borrow_and_update())
 }

@@ -1,7 +1,7 @@
 //! The leader's loop: snapshot, decide, have one command agreed, again; then wait.
 
 use super::{fence::Fences, inbox::Inbox};
-use crate::{clock, config::Bootstrap};
+use crate::{clock, config::Bootstrap, journal::Journal};
 use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
 use pgvigil_core::{
     Outcome, Proposal,
@@ -11,6 +11,7 @@ use pgvigil_core::{
     id::{ClusterId, NodeId},
     lease, placement,
     time::Time,
+    trace::{Decided, Line},
 };
 use pgvigil_postgres::fault::{self, Bug};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -22,6 +23,8 @@ const TICK_MS: u64 = 100;
 const IDLE_MS: u64 = 1_000;
 /// How long after a handover of leadership, or an attempt, the next one is considered.
 const HANDOVER_PAUSE_MS: u64 = 5_000;
+/// How often a leader considers one. It looks at everything it has seen, which is more than a report costs.
+const HANDOVER_LOOK_MS: u64 = 1_000;
 
 /// A voter that lacks at most so many entries may be handed the leadership.
 const CAUGHT_UP: u64 = 2;
@@ -39,6 +42,8 @@ pub struct Controller {
     pub inbox: Arc<Inbox>,
     /// The cluster that this node's configuration creates, if it does not exist.
     pub bootstrap: Option<(ClusterId, Bootstrap)>,
+    /// Where decisions are written down, if anywhere.
+    pub journal: Journal,
     /// How a silent former primary is stopped from outside.
     pub fences: Fences,
 }
@@ -69,8 +74,9 @@ impl Controller {
                 continue;
             }
             wake_at = self.decide_all(&mut states, &starved).await;
-            if now >= handover_after && self.hand_over(&states).await {
-                handover_after = clock::now().plus(HANDOVER_PAUSE_MS);
+            if now >= handover_after {
+                let tried = self.hand_over(&states).await;
+                handover_after = clock::now().plus(if tried { HANDOVER_PAUSE_MS } else { HANDOVER_LOOK_MS });
             }
         }
     }
@@ -119,6 +125,16 @@ impl Controller {
                 seen.notice(cluster, now);
                 let decision = decide::decide(cluster, seen, now);
                 if let Some(wanted) = &decision.command {
+                    self.journal.write(|| {
+                        Line::Decided(Box::new(Decided {
+                            node: self.me,
+                            cluster: cluster.id.clone(),
+                            revision: cluster.revision,
+                            seen: seen.clone(),
+                            now,
+                            command: wanted.command.clone(),
+                        }))
+                    });
                     seen.appointing(&wanted.command);
                 }
                 (decision, lease::to_fence(cluster, seen, now))

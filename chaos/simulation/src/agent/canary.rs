@@ -6,23 +6,30 @@ use crate::{
     planted::Planted,
     postgres::server::{Ended, Flight},
 };
-use pgvigil_core::{local::LocalPostgres, lsn::Lsn, time::Time};
+use pgvigil_core::{id::Epoch, local::LocalPostgres, lsn::Lsn, time::Time};
 use std::{cell::Cell, rc::Rc};
 
 const RECORDS: usize = 64;
 
+/// A canary under way: in which server, since when.
+struct UnderWay {
+    pid: u64,
+    began: Time,
+    flight: Rc<Flight>,
+}
+
 /// The task.
 pub async fn run(c: Ctx) {
-    let mut under_way: Option<(u64, Time, Rc<Flight>)> = None;
+    let mut under_way: Option<UnderWay> = None;
     loop {
         let pause = c.agreed().map_or(250, |agreed| agreed.settings.canary_ms);
         let due = c.now().plus(pause);
         match serving(&c) {
-            Some(pid) => {
-                if under_way.as_ref().is_some_and(|(of, ..)| *of != pid) {
+            Some((pid, epoch)) => {
+                if under_way.as_ref().is_some_and(|canary| canary.pid != pid) {
                     under_way = None;
                 }
-                beat(&c, &mut under_way, pid, pause).await;
+                beat(&c, &mut under_way, pid, epoch, pause).await;
             }
             None => under_way = None,
         }
@@ -31,8 +38,8 @@ pub async fn run(c: Ctx) {
     }
 }
 
-/// The server, when this member is the primary of a reign whose setting is in force.
-fn serving(c: &Ctx) -> Option<u64> {
+/// The server and the epoch, when this member is the primary of a reign whose setting is in force.
+fn serving(c: &Ctx) -> Option<(u64, Epoch)> {
     let agreed = c.agreed()?;
     let reign = agreed.reign()?;
     let inner = c.a.inner.borrow();
@@ -45,16 +52,16 @@ fn serving(c: &Ctx) -> Option<u64> {
     }
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
     let pid = inner.postmaster?;
-    (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some(pid)
+    (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, reign.epoch))
 }
 
-async fn beat(c: &Ctx, under_way: &mut Option<(u64, Time, Rc<Flight>)>, pid: u64, wait_ms: u64) {
+async fn beat(c: &Ctx, under_way: &mut Option<UnderWay>, pid: u64, epoch: Epoch, wait_ms: u64) {
     let (began, flight) = match under_way {
-        Some((_, began, flight)) => (*began, Rc::clone(flight)),
+        Some(canary) => (canary.began, Rc::clone(&canary.flight)),
         None => {
             let began = c.now();
             let flight = Rc::new(Flight { ended: Cell::new(Ended::Waiting), lsn: Cell::new(0), done: Done::new() });
-            *under_way = Some((pid, began, Rc::clone(&flight)));
+            *under_way = Some(UnderWay { pid, began, flight: Rc::clone(&flight) });
             c.w.pause(50, 400).await;
             if !c.w.server_runs(c.h) || c.w.hosts[c.h].pg.borrow().pid != pid || !c.w.commit_canary(c.h, &flight) {
                 flight.ended.set(Ended::Failed);
@@ -86,7 +93,7 @@ async fn beat(c: &Ctx, under_way: &mut Option<(u64, Time, Rc<Flight>)>, pid: u64
         drop(inner);
         c.w.cover.hit("canary", "acknowledged");
         let from = if c.w.planted == Some(Planted::RightFromReceipt) { c.now() } else { began };
-        c.renew(Renewal::Canary(from));
+        c.renew(Renewal::Canary(epoch, from));
     } else {
         let mut inner = c.a.inner.borrow_mut();
         inner.canary_waiting_since = None;

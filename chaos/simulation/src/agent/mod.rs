@@ -13,6 +13,7 @@ pub mod uplink;
 pub mod worker;
 
 use crate::world::{W, World};
+use pgvigil_core::trace::Line;
 use shared::{Agent, Ctx};
 use std::rc::Rc;
 
@@ -24,6 +25,7 @@ pub fn start(w: &W, host: usize) {
     }
     let place = &w.hosts[host];
     place.life.set(place.life.get() + 1);
+    w.record(|| Line::Began { node: World::node(host) });
     let agent = Rc::new(Agent::new(w, host));
     *place.agent.borrow_mut() = Some(Rc::clone(&agent));
     w.raft.restarted(w, host);

@@ -64,9 +64,6 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
 }
 
 /// The newest epoch as whose primary nothing serves here, nor ever will.
-///
-/// Not in the program when this was written, which says `reigned`: a member that was re-appointed and died before it
-/// could carry on never reigned in that epoch, and owed a fence that nobody could report.
 fn fenced(agreed: Option<&ClusterState>, local: &Local) -> Option<Epoch> {
     let appointed = agreed.and_then(ClusterState::reign).filter(|reign| reign.primary.member == local.me);
     let promised = local.promise.epoch;

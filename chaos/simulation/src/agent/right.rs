@@ -6,15 +6,15 @@ use crate::{
     guard::{Duty, Message, tell as tell_guard},
     world::World,
 };
-use pgvigil_core::{lease::Right, local::LocalPostgres, time::Time};
+use pgvigil_core::{id::Epoch, lease::Right, local::LocalPostgres, time::Time};
 
-/// Something that makes the right longer.
+/// Something that makes the right longer, for the reign of one epoch only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// The leader renewed the lease in answer to a heartbeat sent then.
-    Lease(Time),
-    /// A canary that began then was acknowledged.
-    Canary(Time),
+    /// The leader renewed the lease in answer to a heartbeat of that epoch's primary, sent then.
+    Lease(Epoch, Time),
+    /// A canary that began then was acknowledged under that epoch's rule.
+    Canary(Epoch, Time),
     /// PostgreSQL was fenced.
     Revoked,
 }
@@ -38,24 +38,38 @@ pub async fn run(c: Ctx) {
         }
         let news: Vec<Renewal> = c.a.inner.borrow_mut().renewals.drain(..).collect();
         let Some(agreed) = c.agreed() else { continue };
-        let mut right = c.a.inner.borrow().local.right;
-        for renewal in news {
-            match renewal {
-                Renewal::Lease(at) => right.renewed_sent_at = right.renewed_sent_at.max(Some(at)),
-                Renewal::Canary(at) => right.canary_began_at = right.canary_began_at.max(Some(at)),
-                Renewal::Revoked => right = Right::default(),
+        let (right, reigned) = {
+            let inner = c.a.inner.borrow();
+            let mut right = inner.local.right;
+            for renewal in news {
+                match renewal {
+                    Renewal::Lease(epoch, at) if inner.local.reigns_in(epoch) => {
+                        right.renewed_sent_at = right.renewed_sent_at.max(Some(at));
+                    }
+                    Renewal::Canary(epoch, at) if inner.local.reigns_in(epoch) => {
+                        right.canary_began_at = right.canary_began_at.max(Some(at));
+                    }
+                    // Granted for a reign that is over here.
+                    Renewal::Lease(..) | Renewal::Canary(..) => {}
+                    Renewal::Revoked => right = Right::default(),
+                }
             }
-        }
+            (right, inner.local.promise.reigned)
+        };
         let serves = serves(&c);
-        // Not in the program when this was written: an answer that was on its way while PostgreSQL was fenced gives no
-        // right back. Told of a deadline that is over, the guard never confirms, and nothing starts here any more.
-        if !may_hold(&c) {
-            right = Right::default();
-        }
         let until = right.until(&agreed.settings);
+        if agreed.paused.is_none() && until.is_some_and(|until| until <= c.now()) {
+            // Too late to be guarded: this process was paused. The worker fences, the guard has done so already.
+            c.a.inner.borrow_mut().local.right = right;
+            c.wake_work();
+            continue;
+        }
         if tell(&c, serves, agreed.paused.is_some(), until).await {
             let mut inner = c.a.inner.borrow_mut();
-            inner.local.right = right;
+            // Fenced while the guard was being told: the fence's own word is on its way here and disarms it.
+            if until.is_none() || inner.local.reigns_in(reigned) {
+                inner.local.right = right;
+            }
             inner.guarded_until = until;
             inner.guard_armed = true;
             drop(inner);
@@ -70,16 +84,6 @@ fn serves(c: &Ctx) -> bool {
     let inner = c.a.inner.borrow();
     let primary = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery);
     primary && inner.local.marker.is_some() && inner.local.in_force.as_ref().is_some_and(|f| f.door_open)
-}
-
-/// Whether PostgreSQL runs here, or may be starting, as a primary.
-fn may_hold(c: &Ctx) -> bool {
-    let inner = c.a.inner.borrow();
-    match &inner.local.postgres {
-        LocalPostgres::Running(running) => !running.in_recovery,
-        LocalPostgres::Starting => !inner.local.fence_on_disk,
-        _ => false,
-    }
 }
 
 async fn tell(c: &Ctx, serves: bool, paused: bool, until: Option<Time>) -> bool {

@@ -2,13 +2,22 @@
 
 use super::{report, right::Renewal, shared::Ctx};
 use crate::{controller, planted::Planted};
-use pgvigil_core::{cluster::ClusterState, time::Time};
+use pgvigil_core::{cluster::ClusterState, id::Epoch, report::PostgresReport, time::Time};
 use std::{collections::VecDeque, rc::Rc};
 
 const CONNECT_MS: u64 = 500;
 const RETRY_MS: u64 = 30;
 const REMEMBERED: usize = 64;
 const PATIENCE_BEATS: u64 = 4;
+
+/// A heartbeat that was sent.
+#[derive(Clone, Copy, Debug)]
+struct Beat {
+    seq: u64,
+    at: Time,
+    /// The epoch as whose primary it spoke.
+    reigning: Option<Epoch>,
+}
 
 /// A frame from a leader, or the end of its stream.
 #[derive(Clone, Debug)]
@@ -69,13 +78,13 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
     }
     let stream = controller::service::connect(&c.w, c.h, leader);
     c.a.mail.borrow_mut().clear();
-    let mut sent: VecDeque<(u64, Time)> = VecDeque::new();
+    let mut sent: VecDeque<Beat> = VecDeque::new();
     let mut seq = 0;
     beat(c, &stream, &mut seq, &mut sent);
     let mut heard_at = c.now();
     loop {
         let beat_ms = c.agreed().map_or(250, |agreed| agreed.settings.heartbeat_ms);
-        let due = sent.back().map_or(Time(0), |(_, at)| *at).plus(beat_ms);
+        let due = sent.back().map_or(Time(0), |beat| beat.at).plus(beat_ms);
         c.w.either(c.h, due, &c.a.report, &c.a.posted).await;
         loop {
             let mail = c.a.mail.borrow_mut().pop_front();
@@ -86,11 +95,11 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
                     if let Some(state) = answer.state {
                         c.learn(state);
                     }
-                    let renewed = answer.renewed.and_then(|seq| sent.iter().find(|(number, _)| *number == seq));
-                    if let Some((_, at)) = renewed {
+                    let renewed = answer.renewed.and_then(|seq| sent.iter().find(|beat| beat.seq == seq));
+                    if let Some(Beat { at, reigning: Some(epoch), .. }) = renewed {
                         c.w.cover.hit("lease", "renewed");
                         let late = c.w.planted == Some(Planted::RightFromReceipt);
-                        c.renew(Renewal::Lease(if late { heard_at } else { *at }));
+                        c.renew(Renewal::Lease(*epoch, if late { heard_at } else { *at }));
                     }
                 }
                 Mail::End(of, named) if of == stream.id => {
@@ -112,15 +121,20 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
     }
 }
 
-fn beat(c: &Ctx, stream: &Rc<controller::service::Stream>, seq: &mut u64, sent: &mut VecDeque<(u64, Time)>) {
+fn beat(c: &Ctx, stream: &Rc<controller::service::Stream>, seq: &mut u64, sent: &mut VecDeque<Beat>) {
     *seq += 1;
     // The holder counts its lease from before the sending. Keeps S3.
     let at = c.now();
-    sent.push_back((*seq, at));
+    let report = report::make(c, *seq);
+    let reigning = report.as_ref().and_then(|report| match &report.postgres {
+        PostgresReport::Primary(primary) => Some(primary.epoch),
+        _ => None,
+    });
+    sent.push_back(Beat { seq: *seq, at, reigning });
     if sent.len() > REMEMBERED {
         sent.pop_front();
     }
-    if let Some(report) = report::make(c, *seq) {
+    if let Some(report) = report {
         stream.send(&c.w, report);
     }
 }

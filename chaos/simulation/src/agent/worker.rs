@@ -4,33 +4,37 @@ use super::{act, shared::Ctx};
 use crate::{exec::TaskId, planted::Planted, world::World};
 use pgvigil_core::{
     cluster::ClusterState,
-    local::Local,
+    local::{Local, LocalPostgres},
     lsn::Lsn,
     position::Position,
     reconcile::{self, Action},
     time::Time,
+    trace::{Acted, Line},
 };
 use std::{cell::RefCell, rc::Rc};
 
 const TICK_MS: u64 = 100;
+/// The same beside a standby.
+const STANDBY_TICK_MS: u64 = 500;
 const RETRY_MS: u64 = 300;
 
 /// The task.
 pub async fn run(c: Ctx) {
     let mut running: Option<TaskId> = None;
     let failed: Rc<RefCell<Option<(Action, Time)>>> = Rc::default();
-    let mut proof: Option<TaskId> = None;
-    let mut proof_after = Time(0);
+    let mut aside: Option<TaskId> = None;
+    let mut aside_after = Time(0);
     let mut wake_at = c.now();
     loop {
-        let planned = wake_at.min(c.now().plus(TICK_MS));
+        let tick = if runs_as_primary(&c) { TICK_MS } else { STANDBY_TICK_MS };
+        let planned = wake_at.min(c.now().plus(tick));
         let by_timer = c.w.until_or_told(c.h, planned, &c.a.work).await;
         let now = c.now();
         if by_timer {
             let mut inner = c.a.inner.borrow_mut();
             inner.starved_ms = inner.starved_ms.max(now.since(planned));
         }
-        wake_at = now.plus(TICK_MS);
+        wake_at = now.plus(tick);
         let Some(agreed) = c.agreed() else { continue };
         let plan = {
             let mut inner = c.a.inner.borrow_mut();
@@ -57,14 +61,28 @@ pub async fn run(c: Ctx) {
             wake_at = wake_at.min(at);
         }
         let Some(action) = plan.action else { continue };
-        if let Action::Prove { .. } = &action {
-            if proof.is_none_or(|task| !c.w.exec.is_alive(task)) && now >= proof_after {
-                proof_after = now.plus(RETRY_MS / 6);
+        let acted = |action: &Action| {
+            c.w.record(|| {
+                Line::Acted(Box::new(Acted {
+                    cluster: agreed.id.clone(),
+                    member: c.w.member(c.h).clone(),
+                    revision: agreed.revision,
+                    local: c.a.inner.borrow().local.clone(),
+                    now,
+                    action: action.clone(),
+                }))
+            });
+        };
+        if let Action::Prove { .. } | Action::Checkpoint { .. } = &action {
+            // They wait for standbys and for the disk: nothing else waits for them.
+            if aside.is_none_or(|task| !c.w.exec.is_alive(task)) && now >= aside_after {
+                aside_after = now.plus(RETRY_MS / 6);
+                acted(&action);
                 c.w.cover.hit("action", act::name(&action));
                 let doing = c.clone();
-                proof = Some(c.w.exec.spawn(World::agent_process(c.h), async move {
+                aside = Some(c.w.exec.spawn(World::agent_process(c.h), async move {
                     if let Err(why) = act::act(&doing, action).await {
-                        doing.w.log_host(doing.h, || format!("not proven: {why}"));
+                        doing.w.log_host(doing.h, || format!("not yet: {why}"));
                     }
                     doing.wake_work();
                     doing.wake_report();
@@ -75,6 +93,7 @@ pub async fn run(c: Ctx) {
         if failed.borrow().as_ref().is_some_and(|(what, until)| *what == action && now < *until) {
             continue;
         }
+        acted(&action);
         c.w.cover.hit("action", act::name(&action));
         c.w.log_host(c.h, || format!("does {action:?}"));
         if let Action::Fence { polite_ms, why, .. } = &action {
@@ -102,6 +121,14 @@ pub async fn run(c: Ctx) {
             doing.wake_work();
             doing.wake_report();
         }));
+    }
+}
+
+fn runs_as_primary(c: &Ctx) -> bool {
+    match &c.a.inner.borrow().local.postgres {
+        LocalPostgres::Running(running) => !running.in_recovery,
+        LocalPostgres::Starting => true,
+        _ => false,
     }
 }
 

@@ -40,6 +40,7 @@ impl Check {
         let fork = branch.and_then(|branch| w.tree.borrow().fork(branch));
         if let Some(fork) = fork {
             w.cover.hit("postgres", "promoted");
+            self.failovers += 1;
             self.begins(w, host, fork);
         }
     }

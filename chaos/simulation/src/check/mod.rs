@@ -47,6 +47,8 @@ pub struct Check {
     pub last: (Micros, u64),
     /// Appointments that were promoted or continued.
     pub reigns: u64,
+    /// Those that were promoted.
+    pub failovers: u64,
 }
 
 impl Check {

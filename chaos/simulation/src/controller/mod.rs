@@ -18,6 +18,7 @@ use pgvigil_core::{
     placement,
     report::Report,
     time::Time,
+    trace::{Decided, Line},
 };
 use std::{
     cell::RefCell,
@@ -89,11 +90,16 @@ pub fn start(w: &W, host: usize) {
 struct Starvation {
     ms: u64,
     until: Time,
+    deaf_until: Time,
 }
 
 impl Starvation {
+    const STRETCH_MAX_MS: u64 = 500;
+
     fn note(&mut self, late_ms: u64, now: Time) {
-        if late_ms > TICK_MS / 2 && late_ms >= self.ms {
+        if late_ms > Self::STRETCH_MAX_MS {
+            self.deaf_until = now;
+        } else if late_ms > TICK_MS / 2 && late_ms >= self.ms {
             self.ms = late_ms;
             self.until = now.plus(10 * late_ms);
         } else if now >= self.until {
@@ -115,7 +121,7 @@ async fn run(w: W, host: usize, controller: Rc<Controller>) {
             wake_at = now.plus(TICK_MS);
             continue;
         }
-        wake_at = decide_all(&w, host, &controller, starved.ms).await;
+        wake_at = decide_all(&w, host, &controller, &starved).await;
         if now >= handover_after && hand_over(&w, host, &controller) {
             handover_after = w.now(host).plus(HANDOVER_PAUSE_MS);
         }
@@ -144,7 +150,7 @@ async fn lead(w: &W, host: usize, controller: &Controller) -> bool {
     }
 }
 
-async fn decide_all(w: &W, host: usize, controller: &Controller, starved_ms: u64) -> Time {
+async fn decide_all(w: &W, host: usize, controller: &Controller, starved: &Starvation) -> Time {
     let mut wake_at = w.now(host).plus(TICK_MS);
     let Some(cluster) = w.raft.state(host).and_then(|applied| applied.cluster.clone()) else {
         create(w, host).await;
@@ -155,13 +161,24 @@ async fn decide_all(w: &W, host: usize, controller: &Controller, starved_ms: u64
         let mut inbox = controller.inbox.borrow_mut();
         let Some(seen) = inbox.as_mut() else { return wake_at };
         seen.wall = w.wall();
-        seen.starved_ms = starved_ms;
+        seen.starved_ms = starved.ms;
+        seen.deaf_until = starved.deaf_until;
         seen.notice(&cluster, now);
         let decision = match w.planted {
             Some(planted) => decide::decide(&cluster, &tampered(seen, &cluster, planted), now),
             None => decide::decide(&cluster, seen, now),
         };
         if let Some(wanted) = &decision.command {
+            w.record(|| {
+                Line::Decided(Box::new(Decided {
+                    node: World::node(host),
+                    cluster: cluster.id.clone(),
+                    revision: cluster.revision,
+                    seen: seen.clone(),
+                    now,
+                    command: wanted.command.clone(),
+                }))
+            });
             seen.appointing(&wanted.command);
         }
         decision

@@ -28,6 +28,8 @@ use std::{
 };
 
 const CONFIRM_MS: u64 = 1_000;
+/// Between two heartbeats of the Raft leader.
+const HEARTBEAT: u64 = 50_000;
 
 /// An agent's stream to a leader.
 #[derive(Debug)]
@@ -214,14 +216,26 @@ async fn answer(w: W, stream: Rc<Stream>) {
             told = report.revision;
             first = false;
         }
+        let agreed = || w.raft.state(host).and_then(|applied| applied.cluster.clone());
+        let mut quiet = agreed().is_some_and(|agreed| agreed.revision <= told && agreed.is_settled() && !refused);
         if w.planted != Some(Planted::NoConfirmation) {
-            let confirmed = w.within(host, CONFIRM_MS, w.confirm_leadership(host)).await;
+            let version = w.raft.states[host].version();
+            if quiet {
+                // In quiet times the next heartbeats are confirmation enough.
+                w.pause(0, HEARTBEAT).await;
+            }
+            let mut confirmed = w.within(host, CONFIRM_MS, w.confirm_leadership(host)).await;
+            if quiet && w.raft.states[host].version() != version {
+                quiet = false;
+                confirmed = w.within(host, CONFIRM_MS, w.confirm_leadership(host)).await;
+            }
             if !matches!(confirmed, Some(Ok(()))) || !listens(&w, host) {
                 stream.end(&w);
                 return;
             }
         }
-        let agreed = w.raft.state(host).and_then(|applied| applied.cluster.clone());
+        // Only what was told already is spoken of in quiet times.
+        let agreed = agreed().filter(|agreed| !quiet || agreed.revision <= told);
         let controller = w.hosts[host].controller.borrow().clone();
         let (Some(agreed), Some(controller)) = (agreed, controller) else { continue };
         let mut frame = Answer::default();

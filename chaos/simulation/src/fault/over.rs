@@ -72,7 +72,9 @@ pub fn heal(w: &W) {
     for host in 0..w.hosts.len() {
         w.hosts[host].held_off.set(false);
         w.hosts[host].disk.borrow_mut().stalled_until = 0;
-        for process in [World::guard_process(host), World::postgres_process(host), World::agent_process(host)] {
+        w.exec.thaw_for_good(World::guard_process(host));
+        w.guard_goes_first(host);
+        for process in [World::postgres_process(host), World::agent_process(host)] {
             w.exec.thaw_for_good(process);
         }
         {

@@ -74,6 +74,7 @@ impl World {
     /// Thaws what was frozen: the guard first, whose timer is overdue, then the rest.
     pub fn thaw_host(&self, host: usize) {
         self.exec.release(Self::guard_process(host));
+        self.guard_goes_first(host);
         self.exec.release(Self::postgres_process(host));
         self.exec.release(Self::agent_process(host));
     }

@@ -66,8 +66,8 @@ pub struct DataDir {
     pub signal: bool,
     /// Our settings file.
     pub conf: Rc<Conf>,
-    /// The pass file holds the replication password.
-    pub pass: bool,
+    /// Whose server the pass file holds the replication password for; `None`: it is empty.
+    pub pass: Option<usize>,
     /// `pg_hba.conf` lets clients in.
     pub door: bool,
     /// The end of its WAL, in the kernel's memory at least.
@@ -90,7 +90,7 @@ pub struct Synced {
     /// Our settings file.
     pub conf: Rc<Conf>,
     /// The pass file.
-    pub pass: bool,
+    pub pass: Option<usize>,
 }
 
 /// A host's disk.

@@ -184,8 +184,9 @@ impl Node {
     pub fn follow(&mut self, upstream: &Self) {
         let port = upstream.instance.endpoint.port;
         self.config.settings.rule = SyncRule::Nobody;
-        self.config.settings.upstream = Some(Upstream::new("127.0.0.1", port, ROLE, &self.name));
-        write_pass_file(&self.instance.layout, Some((ROLE, PASSWORD))).unwrap();
+        let upstream = Upstream::new("127.0.0.1", port, ROLE, &self.name);
+        write_pass_file(&self.instance.layout, Some((&upstream, PASSWORD))).unwrap();
+        self.config.settings.upstream = Some(upstream);
     }
 
     pub fn write_config(&self) {

@@ -11,6 +11,7 @@ use pgvigil_core::{
 use pgvigil_postgres::{
     Link,
     hba::{self, Door},
+    instance::write_fence,
     settings::ensure_include,
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -72,6 +73,9 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
         promise.promotion = Some(Promotion { fork: at, end: at });
     })?;
     mark(shared, incarnation).context("cannot mark the data directory")?;
+    // What a boot or a person starts here from now on must be a standby, as of every primary of ours (history A13). Only
+    // after the mark: before it, what people start here is still to be adopted.
+    write_fence(&shared.layout)?;
     let mut inner = shared.lock();
     // Its clients stay in: the door is open as it was.
     inner.local.in_force = Some(InForce { epoch, version: None, door_open: true, upstream: None });

@@ -105,9 +105,11 @@ async fn claimed_early(shared: &Shared, agreed: &ClusterState) -> Option<(Positi
         LocalPostgres::Running(running) if running.in_recovery => running.clone(),
         _ => return None,
     };
-    let epoch = agreed.epoch_of_timeline(running.timeline)?;
+    // It streams from the primary of the last reign.
+    let timeline = agreed.reign()?.timeline;
+    let epoch = agreed.epoch_of_timeline(timeline)?;
     fault::reach("seal:claimed", Some(&shared.layout.data_dir)).await;
-    Some((Position::new(epoch, running.flush_lsn), running.timeline))
+    Some((Position::new(epoch, running.flush_lsn), timeline))
 }
 
 /// The position in agreed terms: the epoch in which the owning timeline began (history A3).
@@ -132,8 +134,9 @@ pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> 
     let role = &shared.access.replication_role;
     let mut ours = settings(shared);
     let name = format!("pgvigil_catchup_{}", shared.me());
-    ours.upstream = Some(pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name));
-    write_pass_file(&shared.layout, Some((role, &shared.password)))?;
+    let to = pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name);
+    write_pass_file(&shared.layout, Some((&to, &shared.password)))?;
+    ours.upstream = Some(to);
     ours.replace(shared.binaries.version(), &shared.layout)?;
     instance.reload(&postmaster)?;
     shared.lock().activity = Some(format!("fetching WAL up to {} from {}", order.target, source.key));

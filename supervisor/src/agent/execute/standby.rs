@@ -76,14 +76,15 @@ fn point_at(
     key: &MemberKey,
 ) -> anyhow::Result<()> {
     let role = &shared.access.replication_role;
-    ours.upstream = Some(pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch)));
+    let to = pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch));
     {
         let mut inner = shared.lock();
         inner.local.wal_end = None;
         inner.local.sealed = None;
         inner.flush_seen = None;
     }
-    write_pass_file(&shared.layout, Some((role, &shared.password)))?;
+    write_pass_file(&shared.layout, Some((&to, &shared.password)))?;
+    ours.upstream = Some(to);
     ours.replace(shared.binaries.version(), &shared.layout)?;
     Ok(())
 }

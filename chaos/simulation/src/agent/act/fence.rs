@@ -1,8 +1,9 @@
-//! The fence: on disk first, then every process seen gone, then reported. Keeps S3.
+//! The fence: on disk, and every process seen gone, then reported. Keeps S3.
 
 use crate::{
     agent::{right::Renewal, shared::Ctx},
     postgres::data::Conf,
+    wait::both,
 };
 use pgvigil_core::{lease::Right, local::LocalPostgres};
 
@@ -12,11 +13,18 @@ pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
     c.w.log_host(c.h, || format!("fences ({polite_ms} ms): {why}"));
     c.a.inner.borrow_mut().stopping = true;
     c.step("fence.begun").await;
-    super::seal_on_disk(c, Conf::sealed()).await;
-    c.step("fence.written").await;
-    let clean = polite_ms > 0 && drain(c, polite_ms).await;
-    super::kill(c).await;
-    c.step("fence.killed").await;
+    // What runs is ended while the disk writes: both are seen done before the fence counts.
+    let written = async {
+        super::seal_on_disk(c, Conf::sealed()).await;
+        c.step("fence.written").await;
+    };
+    let ended = async {
+        let clean = polite_ms > 0 && drain(c, polite_ms).await;
+        super::kill(c).await;
+        c.step("fence.killed").await;
+        clean
+    };
+    let ((), clean) = both(written, ended).await;
     c.forget_running(was_dead || !clean);
     let mut inner = c.a.inner.borrow_mut();
     inner.local.fence_on_disk = true;

@@ -3,6 +3,7 @@
 use super::{STATEMENT_MS, obey};
 use crate::{
     agent::shared::{Ctx, Failed},
+    planted::Planted,
     postgres::{
         data::{Conf, DataDir},
         wal::{FIRST, Point},
@@ -32,7 +33,7 @@ pub fn fresh(w: &World) -> DataDir {
         marker: None,
         signal: true,
         conf: Rc::new(Conf::sealed()),
-        pass: false,
+        pass: None,
         door: false,
         end: Point { branch, lsn: FIRST },
         synced: FIRST,
@@ -74,10 +75,12 @@ pub async fn adopt_primary(c: &Ctx, epoch: Epoch, incarnation: Incarnation) -> R
     .await;
     c.step("adopt.promised").await;
     mark(c, incarnation).await;
-    // Not in the program when this was written: what a boot starts here must be a standby, as of any primary of ours.
-    // Only after the mark: before it, what people start here is still to be adopted.
-    c.w.fsync(c.h).await;
-    c.w.with_data(c.h, |data| data.signal = true);
+    // What a boot starts here must be a standby, as of any primary of ours. Only after the mark: before it, what people
+    // start here is still to be adopted.
+    if c.w.planted != Some(Planted::AdoptedUnfenced) {
+        c.w.fsync(c.h).await;
+        c.w.with_data(c.h, |data| data.signal = true);
+    }
     let mut inner = c.a.inner.borrow_mut();
     inner.local.in_force = Some(InForce { epoch, version: None, door_open: true, upstream: None });
     inner.local.postgres = LocalPostgres::Starting;

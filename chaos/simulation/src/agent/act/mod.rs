@@ -99,12 +99,18 @@ pub const fn name(action: &Action) -> &'static str {
     }
 }
 
-/// Refuses an act of an epoch older than the promise; promises a newer one first. Keeps S5.
-async fn obey(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
+/// Refuses an act of an epoch older than the promise. Keeps S5.
+fn not_over(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     let promised = c.a.inner.borrow().local.promise.epoch;
     if epoch < promised {
         return Err(format!("epoch {epoch} is over: epoch {promised} was promised"));
     }
+    Ok(())
+}
+
+/// The same, and promises a newer one first. Keeps S5.
+async fn obey(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
+    not_over(c, epoch)?;
     c.promise(|promise| promise.epoch = epoch).await;
     c.step("obey").await;
     Ok(())
@@ -128,7 +134,7 @@ async fn seal_on_disk(c: &Ctx, conf: Conf) {
         disk.data_synced = None;
     }
     if let Some(data) = &mut disk.data {
-        data.pass = false;
+        data.pass = None;
         data.signal = true;
         data.conf = Rc::new(conf);
     }

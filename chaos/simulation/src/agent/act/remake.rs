@@ -89,7 +89,7 @@ async fn copy(c: &Ctx, from: usize, backup: bool) -> Option<DataDir> {
     copied.synced = copied.end.lsn;
     copied.conf = Rc::new(Conf::sealed());
     copied.signal = true;
-    copied.pass = false;
+    copied.pass = None;
     copied.door = false;
     copied.clean = false;
     copied.interrupted = false;

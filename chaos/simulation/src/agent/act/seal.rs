@@ -1,10 +1,11 @@
 //! Seal for an election, read the end of the WAL, and fetch what an election orders.
 
-use super::{STATEMENT_MS, kill, obey, seal_on_disk};
+use super::{STATEMENT_MS, kill, not_over, obey, seal_on_disk};
 use crate::{
     agent::shared::{Ctx, Failed},
     planted::Planted,
     postgres::data::{Conf, NO_INCARNATION, Name, Upstream as Following},
+    wait::both,
 };
 use pgvigil_core::{
     cluster::ClusterState,
@@ -20,12 +21,20 @@ const CATCH_UP_MS: u64 = 25_000;
 /// How long a running server may take to be sealed before it is stopped.
 const RUNNING_MS: u64 = 2_000;
 
-/// The promise first, fsynced; then upstream emptied, no walreceiver, position read. Keeps S1.
+/// The promise, fsynced; upstream emptied, no walreceiver, position read. Keeps S1.
 pub async fn seal(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
-    obey(c, epoch).await?;
-    c.promise(|promise| promise.sealed = Some(epoch)).await;
-    c.step("seal.promised").await;
-    let (position, quiet) = close(c).await?;
+    not_over(c, epoch)?;
+    // The promise is flushed beside the rest: the seal is reported only when both are done.
+    let promised = async {
+        c.promise(|promise| {
+            promise.epoch = epoch;
+            promise.sealed = Some(epoch);
+        })
+        .await;
+        c.step("seal.promised").await;
+    };
+    let ((), closed) = both(promised, close(c)).await;
+    let (position, quiet) = closed?;
     let mut inner = c.a.inner.borrow_mut();
     inner.quiet_since = Some(quiet);
     inner.can_stream = true;
@@ -135,7 +144,7 @@ pub async fn catch_up(c: &Ctx, epoch: Epoch, source: &Upstream) -> Result<(), Fa
     let host = c.w.host_of(&source.key.member).ok_or("no such host")?;
     let name = Name { host: c.h, incarnation: NO_INCARNATION, epoch: 0 };
     c.w.fsync(c.h).await;
-    c.w.with_data(c.h, |data| data.pass = true);
+    c.w.with_data(c.h, |data| data.pass = Some(host));
     c.w.write_conf(c.h, |conf| conf.upstream = Some(Following { host, name }));
     c.w.reload(c.h);
     c.step("catch-up.begun").await;

@@ -34,7 +34,9 @@ async fn launch(c: &Ctx, epoch: Epoch, pinned: bool, following: Option<&(Upstrea
     if let Some((upstream, key)) = following {
         point_at(c, epoch, upstream, key).await?;
     }
-    c.w.start_server(c.h);
+    if !c.w.start_server(c.h) {
+        return Err("another postmaster works in the data directory".to_owned());
+    }
     wait_ready(c, START_MS).await;
     if !c.w.server_runs(c.h) {
         return Err("it ended while starting".to_owned());
@@ -60,7 +62,7 @@ async fn point_at(c: &Ctx, epoch: Epoch, upstream: &Upstream, key: &MemberKey) -
         inner.flush_seen = None;
     }
     c.w.fsync(c.h).await;
-    c.w.with_data(c.h, |data| data.pass = true);
+    c.w.with_data(c.h, |data| data.pass = Some(host));
     c.step("point-at.password").await;
     let name = c.w.name(key, epoch);
     c.w.write_conf(c.h, |conf| conf.upstream = Some(Following { host, name }));
