@@ -76,7 +76,13 @@ impl World {
                 gear.insert(id, its_gear);
             }
         }
-        let cluster = Cluster::start(options)?;
+        let mut cluster = Cluster::prepare(options)?;
+        for gear in gear.values() {
+            gear.disk.sync()?;
+        }
+        for id in cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
+            cluster.start_node(id)?;
+        }
         Ok(World { cluster, gear, network, shim, dir })
     }
 
@@ -88,8 +94,10 @@ impl World {
         };
         let nodes = self.cluster.dir.clone();
         let (place, gear) = furnish(&self.dir, &nodes, switch, library, id)?;
+        let id = self.cluster.add_node_at(place)?;
+        gear.disk.sync()?;
         self.gear.insert(id, gear);
-        Ok(self.cluster.add_node_at(place)?)
+        Ok(id)
     }
 
     /// Takes a host away with everything on it.

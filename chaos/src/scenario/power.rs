@@ -74,6 +74,7 @@ pub(super) fn disk_lost(stage: &mut Stage) -> Told {
     let account = cluster.account.clone();
     account.make_dir(&cluster.node(victim)?.dir.clone()).map_err(ClusterError::from)?;
     account.write_file(&config, &text).map_err(ClusterError::from)?;
+    stage.world.disk(victim, "a new disk")?.sync()?;
     stage.pause(Duration::from_secs(2))?;
     stage.end(off)?;
     let log = stage.world.cluster.node(victim)?.log();
