@@ -58,6 +58,7 @@ pub(super) fn two_bit_flips(stage: &mut Stage) -> Told {
     for handle in off {
         stage.end(handle)?;
     }
+    stage.pause(Duration::from_secs(5))?;
     for victim in [leader, other] {
         let said = complaint(stage, victim)?;
         stage.demand(said.is_some(), format!("host {victim} runs on a damaged Raft log"))?;
