@@ -100,7 +100,7 @@ fn complaint(stage: &mut Stage, node: u64) -> Result<Option<String>, StoryError>
         }
         let status = stage.world.cluster.status();
         let reports = |s: crate::status::Status| {
-            s.members.iter().any(|member| member.node == node && !member.state.contains("silent"))
+            s.from_leader && s.members.iter().any(|member| member.node == node && !member.state.contains("silent"))
         };
         Ok(status.is_ok_and(reports).then_some(None))
     })
