@@ -58,6 +58,7 @@ pub(super) fn two_bit_flips(stage: &mut Stage) -> Told {
     for handle in off {
         stage.end(handle)?;
     }
+    stage.pause(Duration::from_secs(5))?;
     for victim in [leader, other] {
         let said = complaint(stage, victim)?;
         stage.demand(said.is_some(), format!("host {victim} runs on a damaged Raft log"))?;
@@ -99,7 +100,7 @@ fn complaint(stage: &mut Stage, node: u64) -> Result<Option<String>, StoryError>
         }
         let status = stage.world.cluster.status();
         let reports = |s: crate::status::Status| {
-            s.members.iter().any(|member| member.node == node && !member.state.contains("silent"))
+            s.from_leader && s.members.iter().any(|member| member.node == node && !member.state.contains("silent"))
         };
         Ok(status.is_ok_and(reports).then_some(None))
     })
