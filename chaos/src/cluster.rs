@@ -304,7 +304,7 @@ impl Cluster {
         found.ok_or_else(|| ClusterError::NoSuch(format!("member {member:?}")))
     }
 
-    /// Starts the node's pgvigil, whose messages go to `pgvigil.log` in its folder, and keeps it from now on.
+    /// Starts the node's pgvigil, whose messages go to its log, and keeps it from now on.
     pub fn start_node(&mut self, id: u64) -> Result<(), ClusterError> {
         let (account, program) = (self.account.clone(), self.program.clone());
         let node = self.nodes.iter_mut().find(|node| node.id == id);
@@ -313,7 +313,7 @@ impl Cluster {
             let what = format!("{what} of node {id}");
             move |source| ClusterError::Io { what, source }
         };
-        let log = OpenOptions::new().create(true).append(true).open(node.dir.join("pgvigil.log"));
+        let log = OpenOptions::new().create(true).append(true).open(node.log());
         let log = log.map_err(io("opening the log"))?;
         let mut command = account.command(&program, &node.dir);
         if self.fault_points {
@@ -471,6 +471,11 @@ impl Cluster {
 }
 
 impl Node {
+    /// The file that its pgvigil's messages go to.
+    pub fn log(&self) -> PathBuf {
+        self.place.log.clone().unwrap_or_else(|| self.dir.join("pgvigil.log"))
+    }
+
     /// Where its PostgreSQL is reached.
     pub fn address(&self) -> Address {
         Address { host: self.place.address.clone(), port: self.port }

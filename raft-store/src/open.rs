@@ -12,7 +12,7 @@ use crate::options;
 use crate::peers::{self, KnownPeers};
 use crate::schema::{FAMILIES, FORMAT_VERSION, IDENTITY, Identity, META, name};
 use crate::state_machine::{AppliedState, StateMachine};
-use rocksdb::{DB, IteratorMode, WriteOptions};
+use rocksdb::{DB, DBRecoveryMode, IteratorMode, WriteOptions};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use tokio::sync::{oneshot, watch};
@@ -85,8 +85,8 @@ pub fn open(path: &Path, node: u64, probe: Option<Probe>) -> Result<(Store, Clos
     };
     let (db, closed) = Db::new(rocks, mark, probe);
     let db = Arc::new(db);
-    let Recovered { extent, applied } = check(&db)?;
-    let met = peers::read(&db)?;
+    let Recovered { extent, applied } = check(&db).map_err(|e| unreadable(path, e))?;
+    let met = peers::read(&db).map_err(|e| unreadable(path, e))?;
     // After everything that may refuse the store: the thread keeps the database open until it ends.
     let flusher = Flusher::start(db.clone())?;
     let (peers, recorder) = KnownPeers::new(db.clone(), flusher.clone(), met);
@@ -98,13 +98,16 @@ pub fn open(path: &Path, node: u64, probe: Option<Probe>) -> Result<(Store, Clos
 }
 
 fn reopen(path: &Path, node: u64, mark: DurableMark, durable: u64) -> Result<(DB, Identity, DurableMark), StoreError> {
+    // Before anything is changed: opening to write removes what lies beyond damage, and with it the evidence.
+    let whole = verify_write_ahead_logs(path)?;
     let rocks = open_database(path, false)?;
-    let identity = read_identity(path, &rocks)?
+    let identity = read_identity(path, &rocks)
+        .map_err(|e| unreadable(path, e))?
         .ok_or_else(|| StoreError::Incomplete { reason: "the store has lost its identity".to_owned() })?;
     if identity.node != node {
         return Err(StoreError::OtherNode { path: path.to_owned(), found: identity.node, wanted: node });
     }
-    let sequence = rocks.latest_sequence_number();
+    let sequence = rocks.latest_sequence_number().min(whole);
     if sequence < durable {
         let reason = format!(
             "the write-ahead log ends at change {sequence}, but everything up to change {durable} was reported durable"
@@ -112,6 +115,36 @@ fn reopen(path: &Path, node: u64, mark: DurableMark, durable: u64) -> Result<(DB
         return Err(StoreError::Incomplete { reason });
     }
     Ok((rocks, identity, mark))
+}
+
+/// What cannot be read while a store is opened is damaged, and no matter of the moment.
+fn unreadable(path: &Path, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Database { source, .. } => StoreError::Open { path: path.to_owned(), source },
+        other => other,
+    }
+}
+
+/// Reads the write-ahead logs in the two ways that RocksDB has and returns the last change; nothing is written.
+///
+/// One way takes damage in the middle of a file for what it is, but a record at the end of a file that claims to go on
+/// beyond it for a torn one, also in a file that others follow: what they hold would come after a hole. The other way
+/// ends at the first damage, whatever it is. Only where both find the same end is there neither.
+fn verify_write_ahead_logs(path: &Path) -> Result<u64, StoreError> {
+    let read = |mode| {
+        let mut settings = options::database(false);
+        settings.set_wal_recovery_mode(mode);
+        DB::open_cf_descriptors_read_only(&settings, path.join(DATABASE), options::families(), false)
+            .map(|rocks| rocks.latest_sequence_number())
+            .map_err(|source| StoreError::Open { path: path.to_owned(), source })
+    };
+    let (beyond, whole) = (read(DBRecoveryMode::TolerateCorruptedTailRecords)?, read(DBRecoveryMode::PointInTime)?);
+    if beyond != whole {
+        let reason =
+            format!("a write-ahead log is damaged after change {whole}, and others go on up to change {beyond}");
+        return Err(StoreError::Incomplete { reason });
+    }
+    Ok(whole)
 }
 
 /// Makes a store, or completes one whose making was cut short; nothing was ever reported durable from such a one.

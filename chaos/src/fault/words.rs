@@ -85,8 +85,9 @@ impl Fault {
         match self {
             Fault::Kill(Part::Postmaster | Part::Postgres | Part::Backend | Part::WalProcess, _) => hits,
             Fault::Kill(Part::AgentAndPostmaster | Part::Host, _) => hits,
-            // Killed alone, pgvigil is started again and adopts what runs.
-            Fault::Kill(Part::Agent | Part::Guard | Part::AgentAndGuard, _) => false,
+            // Started again at once it adopts what runs; on a busy machine that may take longer than a lease.
+            Fault::Kill(Part::Agent | Part::AgentAndGuard, _) => hits,
+            Fault::Kill(Part::Guard, _) => false,
             // Without heartbeats its lease ends; its canary is not renewed by anybody else.
             Fault::AgentGone(_) => hits,
             Fault::Freeze(..) => hits,
@@ -107,7 +108,8 @@ impl Fault {
             // Retransmissions take longer than a lease when every third or fourth frame is lost.
             Fault::Loss(percent) => *percent >= 20,
             Fault::Weather(..) | Fault::WallClock(..) | Fault::Strobe(..) => false,
-            Fault::CancelWaits(_) | Fault::ReplayPaused(_) | Fault::Lead(_) | Fault::RestartAgent(_) => false,
+            Fault::RestartAgent(_) => hits,
+            Fault::CancelWaits(_) | Fault::ReplayPaused(_) | Fault::Lead(_) => false,
             Fault::BusyCores(_) => false,
         }
     }

@@ -122,6 +122,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Everything written so far is on the device: what was prepared must not be lost with what servers write.
+    pub fn sync(&self) -> Result<(), HostError> {
+        tool("sync", &["--file-system", &self.at.to_string_lossy()], None).map(drop)
+    }
+
     /// A power loss: what had not reached the device is gone. Nothing may run on this disk any more.
     ///
     /// The device's content is copied as it is; only then is the file system unmounted (which writes the rest to the

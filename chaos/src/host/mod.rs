@@ -17,6 +17,8 @@ mod shim;
 mod tool;
 mod world;
 
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 pub use disk::Disk;
@@ -83,6 +85,8 @@ pub struct Place {
     pub netns: Option<Netns>,
     /// Environment variables of its processes.
     pub environment: Vec<(String, String)>,
+    /// Where pgvigil's messages go; `None`: into the node's folder. (On a disk that stalls, a log would stall its writer.)
+    pub log: Option<PathBuf>,
 }
 
 impl Place {
@@ -93,6 +97,7 @@ impl Place {
             clients: "127.0.0.1/32".to_owned(),
             netns: None,
             environment: Vec::new(),
+            log: None,
         }
     }
 

@@ -152,6 +152,7 @@ impl Network {
             clients: format!("{PREFIX}.0/24"),
             netns: self.hosts.get(&id).cloned(),
             environment: Vec::new(),
+            log: None,
         }
     }
 

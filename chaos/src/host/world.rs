@@ -76,7 +76,13 @@ impl World {
                 gear.insert(id, its_gear);
             }
         }
-        let cluster = Cluster::start(options)?;
+        let mut cluster = Cluster::prepare(options)?;
+        for gear in gear.values() {
+            gear.disk.sync()?;
+        }
+        for id in cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
+            cluster.start_node(id)?;
+        }
         Ok(World { cluster, gear, network, shim, dir })
     }
 
@@ -88,8 +94,10 @@ impl World {
         };
         let nodes = self.cluster.dir.clone();
         let (place, gear) = furnish(&self.dir, &nodes, switch, library, id)?;
+        let id = self.cluster.add_node_at(place)?;
+        gear.disk.sync()?;
         self.gear.insert(id, gear);
-        Ok(self.cluster.add_node_at(place)?)
+        Ok(id)
     }
 
     /// Takes a host away with everything on it.
@@ -139,6 +147,7 @@ fn furnish(dir: &Path, nodes: &Path, network: &mut Network, shim: &Shim, id: u64
     network.add_host(id)?;
     let disk = Disk::create(dir.join(format!("disk{id}.img")), nodes.join(format!("n{id}")), DISK)?;
     let control = Control::create(dir.join(format!("control{id}")))?;
-    let place = Place { environment: shim.environment(&control), ..network.place(id) };
+    let log = Some(dir.join(format!("pgvigil{id}.log")));
+    let place = Place { environment: shim.environment(&control), log, ..network.place(id) };
     Ok((place, Gear { disk, control }))
 }

@@ -39,6 +39,9 @@ pub struct Scenario {
     pub needs: Needs,
     /// The bar of its write gap, if it has one of its own.
     pub bar: Option<Bar>,
+    /// Whether clients only insert rows and look for those that were acknowledged. Where commits are cancelled while they
+    /// wait, PostgreSQL shows to others what nobody acknowledged, and no order of transactions explains what they see.
+    pub plain: bool,
     /// Whether it is in the set that runs on every change.
     pub ci: bool,
     /// The story.

@@ -100,6 +100,7 @@ pub(super) fn one_way(stage: &mut Stage) -> Told {
 pub(super) fn ring(stage: &mut Stage) -> Told {
     let epoch = stage.epoch()?;
     let nodes: Vec<u64> = stage.world.cluster.nodes.iter().map(|node| node.id).collect();
+    stage.note("majorities ring", "every link by turns", true);
     for turn in 0..6 {
         let (a, b) = (nodes[turn % nodes.len()], nodes[(turn + 1) % nodes.len()]);
         let cut = stage.begin(Fault::Partition(ends(&[a]), ends(&[b])))?;

@@ -21,7 +21,7 @@ pub(super) fn switchovers(stage: &mut Stage) -> Told {
         stage.note("switchover", &format!("away from host {primary}"), true);
         stage.pgvigil(&["switchover", "--timeout", "60"])?;
         drop(long);
-        stage.writes_resume()?;
+        stage.writes_go_on(50)?;
         let now = stage.primary()?;
         stage.demand(now != primary, format!("host {primary} is still the primary after a switchover"))?;
         stage.heal()?;

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use super::stage::LIMIT;
 use super::{Stage, Told};
+use crate::cluster::ClusterError;
 use crate::fault::Fault;
+use crate::host::HostError;
 
 /// The primary's host loses power; the Raft leader is elsewhere.
 pub(super) fn primary(stage: &mut Stage) -> Told {
@@ -54,24 +57,37 @@ pub(super) fn unsynced(stage: &mut Stage) -> Told {
     stage.pause(Duration::from_secs(1))?;
     stage.end(off)?;
     stage.heal()?;
-    stage.writes_resume()
+    stage.writes_go_on(50)
 }
 
-/// A standby's disks are lost altogether; its node comes back with nothing but its configuration.
+/// A standby's disks are lost altogether. Its node comes back with nothing but its configuration: its member is cloned
+/// anew, but its vote must not count, for nobody knows what it had promised; a new node takes its place.
 pub(super) fn disk_lost(stage: &mut Stage) -> Told {
     let (primary, epoch) = (stage.primary()?, stage.epoch()?);
     let victim = stage.others(primary)[0];
     let config = stage.world.cluster.node(victim)?.config.clone();
-    let text = std::fs::read_to_string(&config).map_err(crate::host::HostError::io("reading a configuration"))?;
+    let text = std::fs::read_to_string(&config).map_err(HostError::io("reading a configuration"))?;
     let off = stage.begin(Fault::PowerOff(vec![victim]))?;
     stage.world.disk(victim, "a new disk")?.replace()?;
     stage.note("disk replaced by an empty one", &format!("host {victim}"), false);
     let cluster = &stage.world.cluster;
     let account = cluster.account.clone();
-    account.make_dir(&cluster.node(victim)?.dir.clone()).map_err(crate::cluster::ClusterError::from)?;
-    account.write_file(&config, &text).map_err(crate::cluster::ClusterError::from)?;
+    account.make_dir(&cluster.node(victim)?.dir.clone()).map_err(ClusterError::from)?;
+    account.write_file(&config, &text).map_err(ClusterError::from)?;
+    stage.world.disk(victim, "a new disk")?.sync()?;
     stage.pause(Duration::from_secs(2))?;
     stage.end(off)?;
+    let log = stage.world.cluster.node(victim)?.log();
+    stage.until("a word about the lost votes", LIMIT, |_| {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        Ok(said.contains("lost its raft store").then_some(()))
+    })?;
+    stage.replace(victim)?;
     stage.heal()?;
-    stage.demand_epochs(epoch, 0..=0)
+    stage.demand_epochs(epoch, 0..=0)?;
+    // The group of three is whole again: it stands the loss of another.
+    stage.begin(Fault::PowerOff(vec![primary]))?;
+    stage.writes_resume()?;
+    stage.heal()?;
+    stage.demand_epochs(epoch, 1..=1)
 }

@@ -24,57 +24,74 @@ pub(super) fn torn_tail(stage: &mut Stage) -> Told {
     stage.demand_epochs(epoch, 0..=0)
 }
 
-/// One bit in the middle of one node's Raft log flips: found, never followed; the others go on.
+/// One bit in the middle of one node's Raft log flips. Either it comes back by itself, or it refuses to start and says
+/// why; the others go on, and a new node takes its place.
 pub(super) fn bit_flip(stage: &mut Stage) -> Told {
     let (primary, epoch) = (stage.primary()?, stage.epoch()?);
     let victim = stage.others(primary)[0];
-    flipped(stage, &[victim])?;
+    let off = stage.begin(Fault::AgentGone(victim))?;
+    stage.pause(Duration::from_secs(1))?;
+    flip(stage, victim, 2)?;
+    stage.end(off)?;
+    stage.pause(Duration::from_secs(3))?;
+    stage.writes_go_on(50)?;
+    if let Some(said) = complaint(stage, victim)? {
+        stage.say(format!("host {victim}: {said}"));
+        stage.replace(victim)?;
+    }
+    stage.heal()?;
     stage.demand_epochs(epoch, 0..=0)
 }
 
-/// The same on two nodes at once, the leader's among them, at different places.
+/// The same on two nodes at once, the leader's among them, at different places: without a quorum nothing is decided and
+/// both say why they do not start; the primary serves on. It ends when the damage is undone.
 pub(super) fn two_bit_flips(stage: &mut Stage) -> Told {
-    let primary = stage.primary()?;
+    let (primary, epoch) = (stage.primary()?, stage.epoch()?);
     let leader = stage.leader()?;
     let other = stage.others(leader).into_iter().find(|id| *id != primary).unwrap_or(primary);
-    flipped(stage, &[leader, other])
-}
-
-/// Damages the logs of these nodes while they are down. Each must either come back by itself or refuse to start with
-/// a word about it; one that refuses gets what the runbook says: an empty Raft store, and its place in the group anew.
-fn flipped(stage: &mut Stage, victims: &[u64]) -> Told {
     let mut off = Vec::new();
-    for victim in victims {
-        off.push(stage.begin(Fault::AgentGone(*victim))?);
+    for victim in [leader, other] {
+        off.push(stage.begin(Fault::AgentGone(victim))?);
     }
     stage.pause(Duration::from_secs(1))?;
-    for (turn, victim) in victims.iter().enumerate() {
-        let log = newest(stage, *victim, "log")?;
-        let mut bytes = fs::read(&log).map_err(HostError::io("reading a Raft log"))?;
-        stage.demand(bytes.len() > 64, format!("the Raft log of host {victim} is too short to be damaged inside"))?;
-        let at = bytes.len() * (turn + 1) / (victims.len() + 1);
-        bytes[at] ^= 0x10;
-        overwrite(&log, &bytes)?;
-        stage.note("bit flip in the Raft log", &format!("host {victim}, byte {at} of {}", bytes.len()), false);
-    }
+    let whole = [flip(stage, leader, 2)?, flip(stage, other, 3)?];
     for handle in off {
         stage.end(handle)?;
     }
     stage.pause(Duration::from_secs(5))?;
-    for victim in victims {
-        let said = complaint(stage, *victim)?;
-        stage.say(format!("host {victim}: {}", said.as_deref().unwrap_or("started again by itself")));
-        if said.is_some() {
-            renew(stage, *victim)?;
-        }
+    for victim in [leader, other] {
+        let said = complaint(stage, victim)?;
+        stage.demand(said.is_some(), format!("host {victim} runs on a damaged Raft log"))?;
+        stage.say(format!("host {victim}: {}", said.unwrap_or_default()));
     }
-    stage.heal().map(drop)
+    if ![leader, other].contains(&primary) {
+        stage.writes_go_on(50)?;
+    }
+    for (log, bytes) in whole {
+        overwrite(&log, &bytes)?;
+    }
+    stage.note("damage undone by the operator", &format!("host {leader}, host {other}"), true);
+    stage.heal()?;
+    stage.demand_epochs(epoch, 0..=1)
+}
+
+/// Flips a bit in a node's newest Raft log, one `share`th from its beginning; the log and what it held.
+fn flip(stage: &mut Stage, victim: u64, share: usize) -> Result<(PathBuf, Vec<u8>), StoryError> {
+    let log = newest(stage, victim, "log")?;
+    let whole = fs::read(&log).map_err(HostError::io("reading a Raft log"))?;
+    stage.demand(whole.len() > 64, format!("the Raft log of host {victim} is too short to be damaged inside"))?;
+    let at = whole.len() / share;
+    let mut bytes = whole.clone();
+    bytes[at] ^= 0x10;
+    overwrite(&log, &bytes)?;
+    stage.note("bit flip in the Raft log", &format!("host {victim}, byte {at} of {}", whole.len()), true);
+    Ok((log, whole))
 }
 
 /// What a pgvigil that cannot start says; `None`: it runs.
 fn complaint(stage: &mut Stage, node: u64) -> Result<Option<String>, StoryError> {
-    let log = stage.world.cluster.node(node)?.dir.join("pgvigil.log");
-    let answers = stage.until("the damaged node to run or to complain", super::stage::LIMIT, |stage| {
+    let log = stage.world.cluster.node(node)?.log();
+    stage.until("the damaged node to run or to complain", super::stage::LIMIT, |stage| {
         let text = fs::read_to_string(&log).unwrap_or_default();
         let tail: Vec<&str> = text.lines().rev().take(3).collect();
         let complains = tail.iter().find(|line| line.contains("orrupt") || line.contains("hecksum"));
@@ -83,31 +100,9 @@ fn complaint(stage: &mut Stage, node: u64) -> Result<Option<String>, StoryError>
         }
         let status = stage.world.cluster.status();
         let reports = |s: crate::status::Status| {
-            s.members.iter().any(|member| member.node == node && !member.state.contains("silent"))
+            s.from_leader && s.members.iter().any(|member| member.node == node && !member.state.contains("silent"))
         };
         Ok(status.is_ok_and(reports).then_some(None))
-    })?;
-    Ok(answers)
-}
-
-/// The node leaves the group, loses its Raft store, and joins again.
-fn renew(stage: &mut Stage, node: u64) -> Told {
-    let (dir, listen) = {
-        let node = stage.world.cluster.node(node)?;
-        (node.dir.join("state/raft"), node.listen.clone())
-    };
-    let off = stage.begin(Fault::AgentGone(node)).ok();
-    stage.world.cluster.leave_dead(node);
-    stage.pgvigil(&["voters", "remove", &node.to_string()])?;
-    fs::remove_dir_all(&dir).map_err(HostError::io("removing a damaged Raft store"))?;
-    stage.note("Raft store removed by the operator", &format!("host {node}"), false);
-    match off {
-        Some(handle) => stage.end(handle)?,
-        None => stage.world.cluster.start_node(node)?,
-    }
-    stage.until("the node to be taken into the group again", super::stage::LIMIT, |stage| {
-        let added = stage.world.cluster.run(&["voters", "add", &node.to_string(), &listen])?;
-        Ok(added.status.success().then_some(()))
     })
 }
 

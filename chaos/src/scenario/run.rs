@@ -57,7 +57,10 @@ pub fn run(
         interrupt::check()?;
         let record = match unfit(scenario, ground) {
             Some(why) => RunRecord { skipped: Some(why), ..blank(scenario, options) },
-            None => theatre.play(blank(scenario, options), &mut |stage| (scenario.tell)(stage), say)?,
+            None => {
+                let tell = &mut |stage: &mut Stage| (scenario.tell)(stage);
+                theatre.play(blank(scenario, options), scenario.plain, tell, say)?
+            }
         };
         done(&record);
         records.push(record);
@@ -105,6 +108,7 @@ impl<'a> Theatre<'a> {
     pub(super) fn play(
         &mut self,
         mut record: RunRecord,
+        plain: bool,
         tell: &mut dyn FnMut(&mut Stage) -> Told,
         say: &mut dyn FnMut(String),
     ) -> Result<RunRecord, RunError> {
@@ -122,7 +126,7 @@ impl<'a> Theatre<'a> {
         say(format!("{}: {}", record.scenario, record.story));
         let epoch = world.cluster.status().map_err(RunError::NotFormed)?.epoch;
         let mut history = History::default();
-        match clients::start(&world, record.seed, &world.dir().join("history.jsonl")) {
+        match clients::start(&world, record.seed, plain, &world.dir().join("history.jsonl")) {
             Err(error) => record.failures.push(format!("the clients could not be started: {error}")),
             Ok(load) => (record, history) = self.tell(tell, &mut world, load, record, say)?,
         }
@@ -198,8 +202,8 @@ fn keep(world: &mut World, record: &RunRecord, history: &History, to: &Path) -> 
         eprintln!("not everything that was started could be ended: {error}");
     }
     for node in &world.cluster.nodes {
-        let (from, to) = (node.dir.to_string_lossy(), to.to_string_lossy());
-        crate::host::tool("cp", &["-a", "--sparse=always", &from, &to], None)?;
+        let (from, log) = (node.dir.display().to_string(), node.log().display().to_string());
+        crate::host::tool("cp", &["-a", "--sparse=always", &from, &log, &to.to_string_lossy()], None)?;
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ pub fn soak(
             ..RunRecord::default()
         };
         let mut random = StdRng::seed_from_u64(options.seed.wrapping_mul(1_000_003).wrapping_add(round));
-        let record = theatre.play(record, &mut |stage| one_round(stage, &mut random), say)?;
+        let record = theatre.play(record, false, &mut |stage| one_round(stage, &mut random), say)?;
         faults += record.faults.len();
         let good = record.is_good();
         done(&record);
@@ -210,10 +210,7 @@ fn choose(random: &mut StdRng, primary: u64, nodes: &[u64], hosts: bool) -> Blow
             0 => Fault::WallClock(target, random.random_range(-3_600_000..3_600_000)),
             _ => Fault::Strobe(target, random.random_range(100..100_000)),
         },
-        _ => match random.random_range(0..2) {
-            0 => Fault::CancelWaits(primary),
-            _ => Fault::ReplayPaused(other),
-        },
+        _ => Fault::ReplayPaused(other),
     };
     Blow { after: ms(0, 2500, random), fault, lasts: ms(300, 7000, random) }
 }

@@ -350,6 +350,25 @@ impl<'a> Stage<'a> {
         self.record.faults.push(FaultSpan { kind, target, from_us: now, until_us: Some(now), may_move });
     }
 
+    /// A host is given up and a new one takes its place, as an operator does it: the old node leaves the Raft group and
+    /// its member the cluster, the new ones join. Returns the new node.
+    pub fn replace(&mut self, node: u64) -> Result<u64, StoryError> {
+        let member = self.world.cluster.node(node)?.member.clone();
+        self.pgvigil(&["voters", "remove", &node.to_string()])?;
+        self.under_way.retain(|under_way| under_way.fault.host() != Some(node));
+        self.world.remove_host(node)?;
+        self.pgvigil(&["members", "remove", &member, "--no-wait"])?;
+        let new = self.world.add_host()?;
+        self.note("host replaced", &format!("host {node} by host {new}"), false);
+        let address = self.world.cluster.node(new)?.listen.clone();
+        self.until("the new node to be taken into the Raft group", LIMIT, |stage| {
+            let added = stage.world.cluster.run(&["voters", "add", &new.to_string(), &address])?;
+            Ok(added.status.success().then_some(()))
+        })?;
+        self.until_status("the old member to be gone", |status| status.member(&member).is_none())?;
+        Ok(new)
+    }
+
     /// The record with roles and epochs, and the load, which goes on.
     pub(super) fn close(self) -> (RunRecord, Load) {
         let Stage { mut record, load, watch, .. } = self;

@@ -310,15 +310,15 @@ impl Guard {
             self.set(Duty::Fired(boottime_ms()));
             return;
         }
-        eprintln!("pgvigil guard: the right to serve ends at {deadline} ms, killing PostgreSQL");
+        say(format!("the right to serve ends at {deadline} ms, killing PostgreSQL"));
         self.fence();
         loop {
             match kill_all(&self.config.layout.data_dir, self.config.cgroup.as_deref(), ROUND) {
                 Ok(killed) => {
-                    eprintln!("pgvigil guard: {} processes killed in {:?}", killed.pids.len(), killed.took);
+                    say(format!("{} processes killed in {:?}", killed.pids.len(), killed.took));
                     break;
                 }
-                Err(error) => eprintln!("pgvigil guard: {error}"),
+                Err(error) => say(error.to_string()),
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -342,4 +342,11 @@ impl Guard {
             Err(error) => eprintln!("pgvigil guard: no thread for the fence: {error}"),
         }
     }
+}
+
+/// A line on standard error that nothing waits for: the log may lie on the very disk that hangs.
+fn say(line: String) {
+    let told = thread::Builder::new().stack_size(128 << 10).spawn(move || eprintln!("pgvigil guard: {line}"));
+    // Without a thread there is nobody to tell; the act goes on.
+    drop(told);
 }

@@ -12,13 +12,13 @@ use pgvigil_core::{
     time::Time,
 };
 
-/// The report of this moment; `None` until PostgreSQL was looked at once.
+/// The report of this moment; `None` until PostgreSQL was looked at once, and while a fence does not get done.
 pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
     let agreed = shared.agreed();
     let agreed = agreed.as_deref();
     let now = clock::now();
     let mut inner = shared.lock();
-    if matches!(inner.local.postgres, LocalPostgres::Unknown) {
+    if matches!(inner.local.postgres, LocalPostgres::Unknown) || inner.fence_due.is_some_and(|due| due <= now) {
         return None;
     }
     let starved_ms = std::mem::take(&mut inner.starved_ms);

@@ -170,6 +170,9 @@ pub struct Inner {
     pub was_member: bool,
     /// PostgreSQL was stopped by us: its end is no crash.
     pub stopping: bool,
+    /// When a fence that is under way should be complete. After that this agent is silent: a disk that hangs lets no
+    /// fence be written and no process die, and whoever renews its lease must not go on.
+    pub fence_due: Option<Time>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
     pub proven_link: Option<Link>,
 }
@@ -250,6 +253,7 @@ impl Shared {
             pinned: false,
             was_member: false,
             stopping: false,
+            fence_due: None,
             proven_link: None,
         };
         Ok(Self {

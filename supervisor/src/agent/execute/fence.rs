@@ -1,7 +1,10 @@
 //! The fence: on disk, and every process seen gone, then reported. Nothing waits for anybody. Keeps S3.
 
 use super::{STATEMENT, instance, settings};
-use crate::agent::{right::Renewal, shared::Shared};
+use crate::{
+    agent::{right::Renewal, shared::Shared},
+    clock,
+};
 use pgvigil_core::local::LocalPostgres;
 use pgvigil_postgres::{
     fault,
@@ -17,6 +20,10 @@ const RETRY: Duration = Duration::from_millis(20);
 /// How many times. After that the guard and the lease's end are left, and the problem is reported.
 const ATTEMPTS: u32 = 50;
 
+/// How much longer than its polite part a fence may take before this agent falls silent, in milliseconds. On a disk that
+/// hangs neither the fence is written nor does a process die that waits for it: then its right has to run out, which the
+/// guard sees to, and must not be renewed. Keeps S3.
+const OVERDUE_MS: u64 = 1_000;
 /// Between two looks whether a primary is drained.
 const DRAIN_PACE: Duration = Duration::from_millis(1);
 /// So many looks lie between two rounds of ending clients.
@@ -26,7 +33,12 @@ const LOOKS: u32 = 20;
 pub async fn now(shared: &Arc<Shared>, polite_ms: u64, why: &str) {
     let was_dead = matches!(shared.lock().local.postgres, LocalPostgres::Stopped { crashed: true });
     tracing::warn!(member = %shared.me(), polite_ms, "fencing PostgreSQL: {why}");
-    shared.lock().stopping = true;
+    {
+        let mut inner = shared.lock();
+        inner.stopping = true;
+        let due = clock::now().plus(polite_ms + OVERDUE_MS);
+        inner.fence_due.get_or_insert(due);
+    }
     fault::reach("fence:begin", Some(&shared.layout.data_dir)).await;
     for attempt in 0..ATTEMPTS {
         match attempt_once(shared, if attempt == 0 { polite_ms } else { 0 }).await {
@@ -34,6 +46,7 @@ pub async fn now(shared: &Arc<Shared>, polite_ms: u64, why: &str) {
                 fault::reach("fence:done", Some(&shared.layout.data_dir)).await;
                 shared.forget_running(was_dead || !clean);
                 let mut inner = shared.lock();
+                inner.fence_due = None;
                 inner.local.fence_on_disk = true;
                 inner.local.wal_end = None;
                 inner.local.right = pgvigil_core::lease::Right::default();

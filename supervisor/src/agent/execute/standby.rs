@@ -1,6 +1,6 @@
 //! To be a standby: start, follow, restart.
 
-use super::{instance, obey, settings, spawn_options};
+use super::{STATEMENT, instance, obey, settings, spawn_options};
 use crate::agent::{sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
@@ -138,6 +138,12 @@ pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key
     point_at(shared, &mut settings(shared), epoch, upstream, key)?;
     fault::reach("follow:pointed", Some(&shared.layout.data_dir)).await;
     instance(shared).reload(&postmaster)?;
+    if shared.lock().sample.as_ref().is_some_and(|(sample, _)| sample.replay_paused) {
+        // Paused by hand, it would never get to the end of its timeline and so never go over to the new primary's: it
+        // would stay in the rule and confirm nothing.
+        tracing::warn!(member = %shared.me(), "replay was paused; it goes on, for the primary has changed");
+        instance(shared).connect("follow", STATEMENT).await?.resume_replay(STATEMENT).await?;
+    }
     shared.lock().local.in_force =
         Some(InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) });
     Ok(())
