@@ -33,6 +33,8 @@ pub enum Planted {
     /// The pass file gives the replication password for every host: a walreceiver that was asked for with an old connection
     /// string is let in by the primary of an older reign.
     PasswordForEveryHost,
+    /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
+    RightOutlivesItsServer,
     /// A primary that was adopted has no `standby.signal`: what a boot starts there is a primary.
     AdoptedUnfenced,
 }

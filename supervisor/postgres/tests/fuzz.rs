@@ -84,12 +84,7 @@ fn text(sample: &str, edits: &[Edit]) -> String {
 proptest! {
     #[test]
     fn pg_controldata_and_the_pid_file(edits in vec(edit(), 0..6), raw in vec(any::<u8>(), 0..400)) {
-        let whole = ControlFile::parse(CONTROL).expect("the sample is good");
-        if let Ok(read) = ControlFile::parse(&text(CONTROL, &edits)) {
-            // What was not touched is read as before: at least one line is, and most often all but one.
-            prop_assert!(edits.len() > 1 || read == whole || format!("{read:?}") != format!("{whole:?}"));
-        }
-        let _neither_panics = PidFile::parse(&text(PID_FILE, &edits));
+        let _neither_panics = (ControlFile::parse(&text(CONTROL, &edits)), PidFile::parse(&text(PID_FILE, &edits)));
         let raw = String::from_utf8_lossy(&raw).into_owned();
         prop_assert!(ControlFile::parse(&raw).is_err(), "rubbish is no control file");
         let _nor = (PidFile::parse(&raw), Version::parse(&raw));
@@ -221,7 +216,7 @@ impl Wal {
     fn write(&self, pg_wal: &Path, bytes: &[u8]) {
         let mut file = bytes.to_vec();
         file.resize(usize::try_from(SEGMENT).expect("small"), 0);
-        fs::write(pg_wal.join(segment_name(ONE, BEGIN / SEGMENT, SEGMENT)), file).expect("written");
+        fs::write(pg_wal.join(segment_name(ONE.0, BEGIN / SEGMENT, SEGMENT)), file).expect("written");
     }
 }
 
