@@ -35,8 +35,6 @@ pub enum Planted {
     PasswordForEveryHost,
     /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
     RightOutlivesItsServer,
-    /// A primary that was adopted has no `standby.signal`: what a boot starts there is a primary.
-    AdoptedUnfenced,
 }
 
 /// The planted bugs that are found. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet, which
@@ -55,5 +53,4 @@ pub const ALL: &[Planted] = &[
     Planted::NoConfirmation,
     Planted::RightFromReceipt,
     Planted::PasswordForEveryHost,
-    Planted::AdoptedUnfenced,
 ];

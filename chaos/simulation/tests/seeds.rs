@@ -129,6 +129,15 @@ fn seeds_that_found_something_hold_now() {
     }
 }
 
+/// The proof that liveness is looked at: the bug that its seed found, put back.
+#[test]
+fn a_guard_that_is_never_disarmed_breaks_liveness() {
+    let planted = Some(pgvigil_simulation::planted::Planted::RightOutlivesItsServer);
+    let options = Options { storm: true, planted, ..Options::default() };
+    let violation = run(1_000_020, &options).violation.map(|violation| violation.property);
+    assert_eq!(violation, Some("liveness"));
+}
+
 #[test]
 fn storms_hold() {
     let options = Options { storm: true, ..Options::default() };

@@ -56,7 +56,7 @@ fn changed(mut value: Value, edits: &[(Index, Value)]) -> Value {
     for (at, with) in edits {
         let mut found = Vec::new();
         places(&value, String::new(), &mut found);
-        if let Some(place) = value.pointer_mut(at.get(&found)) {
+        if let Some(place) = value.pointer_mut(at.get(found.as_slice()).as_str()) {
             *place = with.clone();
         }
     }
