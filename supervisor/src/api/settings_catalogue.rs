@@ -182,7 +182,24 @@ pub fn changed<'a>(
         allowed: error.to_string(),
     })?;
     settings.validate()?;
+    countable(&settings)?;
     Ok(settings)
+}
+
+/// Refuses a rule that PostgreSQL cannot count: under `ANY k` it counts walsenders, not members. A standby that reconnects
+/// while its old walsender lives on has two under one name, and with k ≥ 2 both may confirm a commit that only this one
+/// member has (found by simulation, storm 1000758). With k = 1 one confirmation is one member. Keeps S1.
+pub fn countable(settings: &Settings) -> Result<(), SettingRefused> {
+    if settings.sync_standbys <= 1 {
+        return Ok(());
+    }
+    Err(SettingRefused {
+        key: "sync_standbys".to_owned(),
+        value: settings.sync_standbys.to_string(),
+        allowed: "it must be 1 in this version".to_owned(),
+        reason: "PostgreSQL may count a standby that reconnects twice, and an acknowledged commit could be lost"
+            .to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -219,6 +236,7 @@ mod tests {
             ("crash_policy", "pray", "failover or restart"),
             ("automatic_failover", "maybe", "true or false"),
             ("sync_standbys", "5000000000", "not as large"),
+            ("sync_standbys", "2", "must be 1 in this version"),
         ] {
             let refused = changed(&settings, [("suspect_ms", "900"), (key, value)]).unwrap_err().to_string();
             assert!(refused.contains(says), "{key}={value}: {refused}");

@@ -3,6 +3,7 @@
 use super::{
     Bootstrap, Config, FenceCommand, MemberConfig, NodeConfig, Raw, RawBootstrap, RawFence, RawMember, RawNode,
 };
+use crate::api::settings_catalogue::countable;
 use pgvigil_core::id::{ClusterId, MemberId, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -238,7 +239,7 @@ fn bootstrap(raw: RawBootstrap) -> Checked<Bootstrap> {
         let text = member.clone();
         ensure(expect.insert(MemberId(member)), &key, || format!("{text} is named twice"))?;
     }
-    if let Err(refused) = raw.settings.validate() {
+    if let Err(refused) = raw.settings.validate().and_then(|()| countable(&raw.settings)) {
         return bad(
             &["bootstrap", "settings", &refused.key],
             format!("{} is refused: {}, because {}", refused.value, refused.allowed, refused.reason),

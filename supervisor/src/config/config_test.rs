@@ -85,6 +85,7 @@ fn each_bad_value_is_named_with_its_line_and_what_is_allowed() {
         ("\"/usr/local/sbin/power-off\"", "\"power-off\"", ":25: fence.command: ", "absolute"),
         ("\"30s\"", "\"soon\"", ":26: fence.timeout: ", "such as"),
         ("\"30s\"", "\"1ms\"", ":26: fence.timeout: ", "at least 1s"),
+        ("lease_ms = 2000", "sync_standbys = 2", ":23: bootstrap.settings.sync_standbys: ", "must be 1"),
         ("lease_ms = 2000", "lease_ms = 999", ":23: bootstrap.settings.lease_ms: ", "at least 1000, because"),
     ];
     for (from, to, place, allowed) in cases {
