@@ -91,7 +91,7 @@ pub fn plan(seed: u64) -> Scenario {
     Scenario { seed, hosts, settings, adopt, faults, active_ms }
 }
 
-/// The scenario of a seed in which a planted bug is looked for: two of them need faults that chance seldom puts together.
+/// The scenario of a seed in which a planted bug is looked for: some of them need faults that chance seldom puts together.
 #[must_use]
 pub fn plan_for(seed: u64, planted: Option<Planted>) -> Scenario {
     let mut scenario = plan(seed);
@@ -99,6 +99,8 @@ pub fn plan_for(seed: u64, planted: Option<Planted>) -> Scenario {
     let script = match planted {
         Some(Planted::SealNotDurable) => forgotten_seal,
         Some(Planted::ProofInvented) => second_failover,
+        Some(Planted::PasswordForEveryHost) => unheard_election,
+        Some(Planted::RightFromReceipt) => late_answers,
         _ => return scenario,
     };
     scenario.adopt = None;
@@ -125,6 +127,18 @@ fn forgotten_seal(rng: &Rng, count: usize, at_ms: u64, faults: &mut Vec<Timed>) 
     push(5, Fault::Force(None));
     push(off, Fault::PowerOff(host, 400));
     push(off + 402, Fault::StrangerStarts(host));
+}
+
+/// The old primary does not hear of an election and takes commits on.
+fn unheard_election(rng: &Rng, _count: usize, at_ms: u64, faults: &mut Vec<Timed>) {
+    faults.push(Timed { at_ms, fault: Fault::FreezeAgent(Target::Primary, 1_300) });
+    faults.push(Timed { at_ms: at_ms + rng.range(50, 300), fault: Fault::Force(None) });
+}
+
+/// Answers take long to come back; then the primary is cut off.
+fn late_answers(rng: &Rng, _count: usize, at_ms: u64, faults: &mut Vec<Timed>) {
+    faults.push(Timed { at_ms, fault: Fault::Slow(Target::Primary, 700_000, 2_000) });
+    faults.push(Timed { at_ms: at_ms + rng.range(1_000, 1_900), fault: Fault::Isolate(Target::Primary, 5_000) });
 }
 
 /// A member lags behind two primaries, both of which die.

@@ -33,8 +33,8 @@ pub enum Planted {
     /// The pass file gives the replication password for every host: a walreceiver that was asked for with an old connection
     /// string is let in by the primary of an older reign.
     PasswordForEveryHost,
-    /// A primary that was adopted has no `standby.signal`: what a boot starts there is a primary.
-    AdoptedUnfenced,
+    /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
+    RightOutlivesItsServer,
 }
 
 /// The planted bugs that are found. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet, which
@@ -53,5 +53,4 @@ pub const ALL: &[Planted] = &[
     Planted::NoConfirmation,
     Planted::RightFromReceipt,
     Planted::PasswordForEveryHost,
-    Planted::AdoptedUnfenced,
 ];

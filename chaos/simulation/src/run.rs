@@ -73,7 +73,9 @@ pub struct Options {
 /// What `seed` decides under `options`, with all its faults.
 #[must_use]
 pub fn scenario(seed: u64, options: &Options) -> Scenario {
-    if options.storm { storm(seed) } else { plan_for(seed, options.planted) }
+    // A stale leader that is believed does harm where leaders and primaries change all the time.
+    let storms = options.storm || options.planted == Some(Planted::NoConfirmation);
+    if storms { storm(seed) } else { plan_for(seed, options.planted) }
 }
 
 /// Runs `seed`.

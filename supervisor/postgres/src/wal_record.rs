@@ -284,7 +284,7 @@ impl<'a> Reader<'a> {
     /// Opens the segment file for the page at `at`; `None` when no candidate exists.
     fn segment(&mut self, at: u64, owner: TimelineId, prefer: Prefer) -> Result<Option<PathBuf>, WalError> {
         let number = at / self.format.segment_size;
-        let segment_end = (number + 1) * self.format.segment_size;
+        let segment_end = (number + 1).saturating_mul(self.format.segment_size);
         // Files of newer timelines that begin within this segment start with a copy of their parent's bytes.
         let mut candidates: Vec<TimelineId> = self
             .timelines()

@@ -57,7 +57,7 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             news.push(more);
         }
         let Some(agreed) = shared.agreed() else { continue };
-        let (right, reigned) = {
+        let (mut right, reigned) = {
             let inner = shared.lock();
             let mut right = later(inner.local.right, pending);
             for renewal in news {
@@ -76,13 +76,20 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             (right, inner.local.promise.reigned)
         };
         let serves = serves(&shared);
-        let until = right.until(&agreed.settings);
+        let mut until = right.until(&agreed.settings);
         if !due && agreed.paused.is_none() && little_longer(&shared, &agreed.settings, until) {
             pending = right;
             continue;
         }
         pending = Right::default();
-        if agreed.paused.is_none() && until.is_some_and(|until| until <= clock::now()) {
+        let over = agreed.paused.is_none() && until.is_some_and(|until| until <= clock::now());
+        if over && !may_serve(&shared) {
+            // PostgreSQL ended by itself while this agent was busy, and the reign ended meanwhile: no fence revoked the
+            // right. The guard has seen to its end; told of it for ever, it would never be disarmed, and nothing started
+            // here again (found by the simulation).
+            right = Right::default();
+            until = None;
+        } else if over {
             // Too late to be guarded: this process was paused. The worker fences, the guard has done so already.
             shared.lock().local.right = right;
             shared.work.notify_one();
@@ -120,6 +127,16 @@ fn little_longer(shared: &Shared, settings: &Settings, until: Option<Time>) -> b
         (Some(guarded), Some(until)) => {
             inner.guard_armed && until >= guarded && until.since(guarded) < settings.heartbeat_ms / 2
         }
+        _ => false,
+    }
+}
+
+/// Whether PostgreSQL runs here as a primary, or may be starting as one.
+fn may_serve(shared: &Shared) -> bool {
+    let inner = shared.lock();
+    match &inner.local.postgres {
+        LocalPostgres::Running(running) => !running.in_recovery,
+        LocalPostgres::Starting => !inner.local.fence_on_disk,
         _ => false,
     }
 }

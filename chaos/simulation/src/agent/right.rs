@@ -4,6 +4,7 @@
 use super::shared::Ctx;
 use crate::{
     guard::{Duty, Message, tell as tell_guard},
+    planted::Planted,
     world::World,
 };
 use pgvigil_core::{id::Epoch, lease::Right, local::LocalPostgres, time::Time};
@@ -31,16 +32,19 @@ impl Ctx {
 
 /// The task.
 pub async fn run(c: Ctx) {
+    // What was granted and is not worth telling the guard yet: no right before it is told.
+    let mut pending = Right::default();
     loop {
+        let mut due = false;
         if c.a.inner.borrow().renewals.is_empty() {
             let at = c.now().plus(KEEP_MS);
-            c.w.until_or_told(c.h, at, &c.a.renewed).await;
+            due = c.w.until_or_told(c.h, at, &c.a.renewed).await;
         }
         let news: Vec<Renewal> = c.a.inner.borrow_mut().renewals.drain(..).collect();
         let Some(agreed) = c.agreed() else { continue };
-        let (right, reigned) = {
+        let (mut right, reigned) = {
             let inner = c.a.inner.borrow();
-            let mut right = inner.local.right;
+            let mut right = later(inner.local.right, pending);
             for renewal in news {
                 match renewal {
                     Renewal::Lease(epoch, at) if inner.local.reigns_in(epoch) => {
@@ -57,8 +61,18 @@ pub async fn run(c: Ctx) {
             (right, inner.local.promise.reigned)
         };
         let serves = serves(&c);
-        let until = right.until(&agreed.settings);
-        if agreed.paused.is_none() && until.is_some_and(|until| until <= c.now()) {
+        let mut until = right.until(&agreed.settings);
+        if !due && agreed.paused.is_none() && little_longer(&c, agreed.settings.heartbeat_ms, until) {
+            pending = right;
+            continue;
+        }
+        pending = Right::default();
+        let over = agreed.paused.is_none() && until.is_some_and(|until| until <= c.now());
+        if over && !may_serve(&c) && c.w.planted != Some(Planted::RightOutlivesItsServer) {
+            // PostgreSQL ended by itself, and no fence revoked the right: the guard has seen to its end.
+            right = Right::default();
+            until = None;
+        } else if over {
             // Too late to be guarded: this process was paused. The worker fences, the guard has done so already.
             c.a.inner.borrow_mut().local.right = right;
             c.wake_work();
@@ -77,6 +91,35 @@ pub async fn run(c: Ctx) {
         } else {
             c.a.inner.borrow_mut().guard_armed = false;
         }
+    }
+}
+
+/// The later of both in each respect.
+fn later(one: Right, other: Right) -> Right {
+    Right {
+        renewed_sent_at: one.renewed_sent_at.max(other.renewed_sent_at),
+        canary_began_at: one.canary_began_at.max(other.canary_began_at),
+    }
+}
+
+/// Whether `until` makes an armed guard's deadline later by less than half a heartbeat.
+fn little_longer(c: &Ctx, heartbeat_ms: u64, until: Option<Time>) -> bool {
+    let inner = c.a.inner.borrow();
+    match (inner.guarded_until, until) {
+        (Some(guarded), Some(until)) => {
+            inner.guard_armed && until >= guarded && until.since(guarded) < heartbeat_ms / 2
+        }
+        _ => false,
+    }
+}
+
+/// Whether PostgreSQL runs here, or may be starting, as a primary.
+fn may_serve(c: &Ctx) -> bool {
+    let inner = c.a.inner.borrow();
+    match &inner.local.postgres {
+        LocalPostgres::Running(running) => !running.in_recovery,
+        LocalPostgres::Starting => !inner.local.fence_on_disk,
+        _ => false,
     }
 }
 

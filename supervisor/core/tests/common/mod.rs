@@ -174,21 +174,24 @@ impl Roll {
     }
 }
 
-/// Proposes what the dice say; the command's name and what became of it.
-pub fn step(state: &mut State, roll: &Roll) -> (&'static str, Outcome) {
+/// What the dice propose.
+pub fn proposal(state: &State, roll: &Roll) -> Proposal {
     let cluster = ClusterId::from("c");
-    let command = roll.command(state.clusters.get(&cluster));
-    let name = command.name();
-    let proposal = Proposal {
+    Proposal {
         based_on: None,
         at: WallTime(roll.lsn),
         by: Actor::Controller(NodeId(1)),
         reason: "dice".to_owned(),
         evidence: Vec::new(),
+        command: roll.command(state.clusters.get(&cluster)),
         cluster,
-        command,
-    };
-    (name, apply(state, &proposal))
+    }
+}
+
+/// Proposes what the dice say; the command's name and what became of it.
+pub fn step(state: &mut State, roll: &Roll) -> (&'static str, Outcome) {
+    let proposal = proposal(state, roll);
+    (proposal.command.name(), apply(state, &proposal))
 }
 
 /// A small generator of its own, for tests that count what the dice reach: the same numbers in every run.

@@ -3,7 +3,6 @@
 use super::{STATEMENT_MS, obey};
 use crate::{
     agent::shared::{Ctx, Failed},
-    planted::Planted,
     postgres::{
         data::{Conf, DataDir},
         wal::{FIRST, Point},
@@ -77,10 +76,8 @@ pub async fn adopt_primary(c: &Ctx, epoch: Epoch, incarnation: Incarnation) -> R
     mark(c, incarnation).await;
     // What a boot starts here must be a standby, as of any primary of ours. Only after the mark: before it, what people
     // start here is still to be adopted.
-    if c.w.planted != Some(Planted::AdoptedUnfenced) {
-        c.w.fsync(c.h).await;
-        c.w.with_data(c.h, |data| data.signal = true);
-    }
+    c.w.fsync(c.h).await;
+    c.w.with_data(c.h, |data| data.signal = true);
     let mut inner = c.a.inner.borrow_mut();
     inner.local.in_force = Some(InForce { epoch, version: None, door_open: true, upstream: None });
     inner.local.postgres = LocalPostgres::Starting;
