@@ -46,7 +46,8 @@ pub(super) fn restart_in_place(stage: &mut Stage) -> Told {
     let alone = stage.acknowledged_by(primary, since, until)?;
     stage.demand(alone == 0, format!("the restarted primary acknowledged {alone} writes that no standby can have"))?;
     stage.end(cut)?;
-    stage.writes_resume()?;
+    // Over whatever connections: another may have taken over already.
+    stage.writes_go_on(20)?;
     stage.heal()?;
     stage.pgvigil(&["settings", "set", "crash_policy=failover"]).map(drop)
 }

@@ -61,7 +61,8 @@ pub(super) fn no_replication(stage: &mut Stage) -> Told {
         stage.demand(!said.is_empty(), "commits wait, and the status does not say so")?;
     }
     stage.end(cut)?;
-    stage.writes_resume()?;
+    // Over the connections that there are: nothing has to have broken.
+    stage.writes_go_on(20)?;
     stage.heal()?;
     stage.demand_epochs(epoch, 0..=1)
 }
