@@ -186,10 +186,12 @@ async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, serves: bool, pause
     false
 }
 
-/// The guard is a process of its own, in a session of its own: it outlives this one. Waits until it listens.
+/// The guard is a process of its own, in a session of its own: it outlives this one. Waits until one listens.
+///
+/// The socket is left to the guard that holds the lock: one that does not answer because it is killing, or because the
+/// disk hangs, lives on, and without its socket nobody could ever disarm it (found by disk-stall).
 async fn spawn_guard(shared: &Shared) {
     let Ok(program) = std::env::current_exe() else { return };
-    std::fs::remove_file(&shared.guard_socket).ok();
     let mut command = tokio::process::Command::new(program);
     command
         .arg("guard")
@@ -209,7 +211,7 @@ async fn spawn_guard(shared: &Shared) {
         Err(error) => shared.problem("guard", Some(format!("the guard cannot be started: {error}"))),
     }
     for _ in 0..400 {
-        if shared.guard_socket.exists() {
+        if tokio::net::UnixStream::connect(&shared.guard_socket).await.is_ok() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
