@@ -135,9 +135,8 @@ impl Settings {
         at_least(
             "hang_timeout_ms",
             self.hang_timeout_ms,
-            self.lease_ms.max(4_000),
-            "PostgreSQL notices after 3 s that a standby was cut off, which must not look like its own hang (the lease, at \
-             least 4 s)",
+            self.lease_ms.max(1_000),
+            "a checkpoint's flush storm must not look like a hang (the lease, at least a second)",
         )?;
         at_least(
             "standby_timeout_ms",

@@ -244,7 +244,7 @@ impl Settings {
             listen_addresses: String::new(),
             port,
             socket_dir: socket_dir.into(),
-            // Well below the shortest `hang_timeout_ms`: a standby that was cut off must have left the list of those that
+            // Well below the usual `hang_timeout_ms`: a standby that was cut off must have left the list of those that
             // stream before a canary that waits for it is blamed on this server (found by cut-replication).
             wal_timeout_ms: 3000,
             max_wal_senders: 20,
