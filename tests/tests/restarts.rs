@@ -41,11 +41,13 @@ fn whatever_happens_to_pgvigil_postgresql_runs_on() {
     let leader = healed.leader;
     world.say(&format!("kill -9 of the Raft leader, node {leader}"));
     assert_ne!(leader, beside, "the leader does not sit on the primary's host");
-    world.send(world.cluster.pgvigil_pid(leader).expect("it runs"), Signal::SIGKILL);
+    // It stays dead until another leads: one that is back at once may lead again.
+    world.kill_pgvigil(leader);
     let elected = world.until("another node leads", |now| {
         if now.from_leader && now.leader != leader { Ok(()) } else { Err(format!("leader {}", now.leader)) }
     });
     assert_eq!((elected.epoch, &elected.primary), (began.epoch, &primary), "the primary did not move");
+    world.start_pgvigil(leader);
     moves(&load, 50);
     world.heal();
     assert_eq!(world.postmasters(), postmasters);
