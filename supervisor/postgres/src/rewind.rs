@@ -123,12 +123,42 @@ pub async fn rewind(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>)
     Ok(Rewound { kept, position, recovered: !clean, took: started.elapsed() })
 }
 
+/// How long a server in archive recovery is left alone before it is stopped for a first look at how far it came.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
+
 /// Finishes crash recovery behind closed doors: no TCP, no connections at all, no upstream, pinned to its own
 /// timeline; stopped when all local WAL is replayed.
 ///
 /// Stopping earlier would be silent corruption: pg_rewind takes the minimum recovery point for the end of the target's
-/// WAL and would leave pages alone that were changed after it.
+/// WAL and would leave pages alone that were changed after it. A former primary writes that point as soon as its crash
+/// recovery ends. A former standby, which never left archive recovery, writes it at restartpoints only, so minutes
+/// later, and when it is stopped: it is stopped for a look, and started again for twice as long if that was too early.
 async fn finish_recovery(instance: &Instance, position: &DiskPosition, limit: Duration) -> Result<(), RewindError> {
+    let deadline = Instant::now() + limit;
+    let mut patience = FIRST_LOOK;
+    loop {
+        recover(instance, position, patience, deadline).await?;
+        instance.stop(StopMode::Fast, limit).await?;
+        let control = instance.control_file().await?;
+        if control.state.is_clean() && control.min_recovery_point >= position.end() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let (state, reached) = (control.state, control.min_recovery_point);
+            return Err(RewindError::NotRecovered { end: position.end(), state, reached });
+        }
+        patience *= 2;
+    }
+}
+
+/// Starts the server in recovery. Returns when its control file tells that all WAL is replayed, when it has been in
+/// archive recovery for `patience`, or at the deadline.
+async fn recover(
+    instance: &Instance,
+    position: &DiskPosition,
+    patience: Duration,
+    deadline: Instant,
+) -> Result<(), RewindError> {
     let pairs = [
         ("hot_standby", "off".to_owned()),
         ("listen_addresses", String::new()),
@@ -140,29 +170,24 @@ async fn finish_recovery(instance: &Instance, position: &DiskPosition, limit: Du
     let overrides = pairs.map(|(name, value)| (name.to_owned(), value)).to_vec();
     let options = SpawnOptions { overrides, ..SpawnOptions::default() };
     let postmaster = Postmaster::spawn(&instance.binaries, &instance.layout, &options).map_err(InstanceError::from)?;
-    let deadline = Instant::now() + limit;
-    let reached = |control: &ControlFile| control.min_recovery_point >= position.end();
+    let mut in_archive_recovery = None;
     loop {
         let control = instance.control_file().await?;
-        if control.state == ClusterState::InArchiveRecovery && reached(&control) {
-            break;
+        let now = Instant::now();
+        if control.state == ClusterState::InArchiveRecovery {
+            let since = *in_archive_recovery.get_or_insert(now);
+            if control.min_recovery_point >= position.end() || now - since >= patience {
+                return Ok(());
+            }
         }
-        if Instant::now() >= deadline {
-            instance.kill().await?;
-            return Err(InstanceError::Timeout { what: "recovery before the rewind", limit }.into());
+        if now >= deadline {
+            return Ok(());
         }
         if let Ok(exit) = tokio::time::timeout(Duration::from_millis(20), postmaster.exited()).await {
             let exit = exit.map_err(InstanceError::from)?;
             return Err(InstanceError::Died { exit, log: instance.log_tail(15) }.into());
         }
     }
-    instance.stop(StopMode::Fast, limit).await?;
-    let control = instance.control_file().await?;
-    if !control.state.is_clean() || !reached(&control) {
-        let (state, reached) = (control.state, control.min_recovery_point);
-        return Err(RewindError::NotRecovered { end: position.end(), state, reached });
-    }
-    Ok(())
 }
 
 async fn run(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Result<(), RewindError> {

@@ -180,6 +180,42 @@ pg_test!(
 );
 
 pg_test!(
+    /// A standby that received more than its successor was promoted with, and crashed: it is rewound at once, not when
+    /// its next restartpoint is due, minutes later (found by the chaos suite, where a promotion was cut off).
+    a_crashed_standby_is_rewound_without_waiting_for_a_restartpoint,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        let mut c = Node::standby(root.path(), "c", &a).await;
+        a.wait_caught_up(&b).await;
+        seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 1000) g").await;
+        a.wait_caught_up(&c).await;
+        c.instance.fence().await.unwrap();
+        a.instance.fence().await.unwrap();
+        let promoted = b.promote(TimelineId(2)).await;
+        let crashed = c.instance.control_file().await.unwrap();
+        assert!(crashed.min_recovery_point <= promoted.fork, "nothing to wait for: {}", crashed.min_recovery_point);
+
+        c.follow(&b);
+        let plan = RewindPlan {
+            source: b.as_source(),
+            fork: promoted.fork,
+            label: "incident-1".into(),
+            config: c.config.clone(),
+            limit: LIMIT,
+        };
+        let done = rewind(&c.instance, &plan, &mut |_| {}).await.unwrap();
+        assert!(done.recovered && done.kept.is_some(), "{done:?}");
+        c.start(StartAs::Standby).await;
+        c.wait_streaming().await;
+        b.wait_caught_up(&c).await;
+        assert_eq!(c.sql("SELECT to_regclass('lost') IS NULL").await, "t");
+    }
+);
+
+pg_test!(
     /// A sealed server with reservations above its timeline starts again when it is pinned, and reads the same position.
     a_called_off_promotion_leaves_a_server_that_starts,
     async {
