@@ -49,6 +49,12 @@ fn checksum(format: u8, key: &str, payload: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        schema::Identity,
+        state_machine::Applied,
+        type_config::{Entry, Vote},
+    };
+    use proptest::{collection::vec, prelude::*, sample::Index};
 
     #[test]
     fn every_single_bit_flip_is_an_error_that_names_the_key() {
@@ -66,6 +72,41 @@ mod tests {
     fn a_value_under_a_foreign_key_is_an_error() {
         let bytes = encode("logs/7", &7).expect("a number is JSON");
         assert!(decode::<i32>("logs/8", &bytes).is_err());
+    }
+
+    /// What a store may hold behind a good checksum: bytes of another version, or of a program that erred.
+    fn payload() -> impl Strategy<Value = Vec<u8>> {
+        let entry = r#"{"log_id":{"leader_id":{"term":3,"node_id":1},"index":7},"payload":{"Normal":{"cluster":"c"}}}"#;
+        let edits = vec((any::<Index>(), any::<u8>()), 0..6);
+        let damaged = (edits, any::<Index>()).prop_map(move |(edits, cut)| {
+            let mut bytes = entry.as_bytes().to_vec();
+            for (at, byte) in edits {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let length = bytes.len();
+            bytes.truncate(length - cut.index(length + 1) / 8);
+            bytes
+        });
+        prop_oneof![damaged, vec(any::<u8>(), 0..200)]
+    }
+
+    proptest! {
+        /// Whatever lies in the store, it is read or refused by name; nothing panics and nothing is taken for "none".
+        #[test]
+        fn any_payload_is_read_or_refused_with_its_key(payload in payload(), checked in any::<bool>()) {
+            let sum = if checked { checksum(JSON, "logs/7", &payload) } else { 0 };
+            let bytes = [&[JSON], sum.to_le_bytes().as_slice(), &payload].concat();
+            let refused = [
+                decode::<Entry>("logs/7", &bytes).err(),
+                decode::<Vote>("logs/7", &bytes).err(),
+                decode::<Applied>("logs/7", &bytes).err(),
+                decode::<Identity>("logs/7", &bytes).err(),
+            ];
+            for error in refused.into_iter().flatten() {
+                prop_assert!(error.to_string().contains("logs/7"), "{}", error);
+            }
+        }
     }
 
     #[test]

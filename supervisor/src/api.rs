@@ -65,3 +65,7 @@ async fn follow_leadership<B: Backend>(backend: Arc<B>, health: HealthReporter) 
 #[cfg(test)]
 #[path = "api/api_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "api/fuzz_test.rs"]
+mod fuzz;

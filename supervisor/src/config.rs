@@ -283,3 +283,7 @@ struct RawBootstrap {
 #[cfg(test)]
 #[path = "config/config_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "config/fuzz_test.rs"]
+mod fuzz;

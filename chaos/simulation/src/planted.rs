@@ -33,12 +33,16 @@ pub enum Planted {
     /// The pass file gives the replication password for every host: a walreceiver that was asked for with an old connection
     /// string is let in by the primary of an older reign.
     PasswordForEveryHost,
+    /// `sync_standbys` above 1 is not refused: PostgreSQL counts walsenders, not members, and a standby that reconnects
+    /// may have two.
+    TwoSyncStandbys,
     /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
     RightOutlivesItsServer,
 }
 
-/// The planted bugs that are found. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet, which
-/// takes two failovers within the time that one standby lags. Nor are two any more that a second line in the core
+/// The planted bugs that are found soon. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet,
+/// which takes two failovers within the time that one standby lags; nor is [`Planted::TwoSyncStandbys`], which takes some
+/// 100,000 failovers (`seed 1000758 --storm --planted two-sync-standbys` shows it). Nor are two any more that a second line in the core
 /// stops: it remembers what was proven of an incarnation, and has one that came back with less made anew
 /// ([`Planted::WipedKeepsIncarnation`]); and an appointee compares its own end with its seal before it promotes
 /// ([`Planted::PositionsInvented`]; the model takes both lines out, `no-catch-up`).

@@ -75,7 +75,12 @@ pub struct Options {
 pub fn scenario(seed: u64, options: &Options) -> Scenario {
     // A stale leader that is believed does harm where leaders and primaries change all the time.
     let storms = options.storm || options.planted == Some(Planted::NoConfirmation);
-    if storms { storm(seed) } else { plan_for(seed, options.planted) }
+    let mut scenario = if storms { storm(seed) } else { plan_for(seed, options.planted) };
+    if options.planted != Some(Planted::TwoSyncStandbys) {
+        // More is refused by the program's faces.
+        scenario.settings.sync_standbys = 1;
+    }
+    scenario
 }
 
 /// Runs `seed`.

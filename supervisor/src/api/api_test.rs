@@ -15,15 +15,15 @@ use std::{sync::Mutex, time::Duration};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tonic::transport::server::TcpIncoming;
 
-struct Fake {
+pub(super) struct Fake {
     node: NodeId,
     leader: Option<(NodeId, String)>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     changes: watch::Sender<u64>,
 }
 
 impl Fake {
-    fn new(node: u64, leader: Option<(NodeId, String)>) -> Arc<Self> {
+    pub(super) fn new(node: u64, leader: Option<(NodeId, String)>) -> Arc<Self> {
         let snapshot = healthy();
         let mut state = State::default();
         state.clusters.insert(ClusterId::from("demo"), snapshot.state);
@@ -91,7 +91,7 @@ async fn serve(backend: &Arc<Fake>, listener: TcpListener) {
 }
 
 /// A follower on the returned address, which knows its leader.
-async fn two_nodes() -> (Client, String, Arc<Fake>) {
+pub(super) async fn two_nodes() -> (Client, String, Arc<Fake>) {
     let (one, two) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let address = two.local_addr().unwrap().to_string();
     let leads = Some((NodeId(2), address.clone()));
@@ -225,7 +225,7 @@ async fn reflection_lists_the_services_and_health_follows_the_leadership() {
     }
 }
 
-async fn get(address: &str, path: &str) -> String {
+pub(super) async fn get(address: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

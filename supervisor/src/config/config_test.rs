@@ -2,7 +2,7 @@
 
 use super::*;
 
-const GOOD: &str = r#"cluster = "demo"
+pub(super) const GOOD: &str = r#"cluster = "demo"
 [node]
 id = 1
 listen = "127.0.0.1:7401"

@@ -156,7 +156,8 @@ pub fn begin(w: &W, fault: Fault) -> bool {
             over_after(ms, Fault::Pause(ms));
         }
         Fault::ChangeSettings(number) => {
-            ask(w, Command::ChangeSettings { settings: variant(&w.scenario.settings, number) });
+            let more_than_one = w.planted == Some(Planted::TwoSyncStandbys);
+            ask(w, Command::ChangeSettings { settings: variant(&w.scenario.settings, number, more_than_one) });
         }
         Fault::Reinit(target) => {
             let Some(member) = w.aim(target).map(|host| w.member(host).clone()) else { return false };

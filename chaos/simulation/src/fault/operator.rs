@@ -11,15 +11,16 @@ use std::{collections::BTreeSet, rc::Rc};
 
 use super::Fault;
 
-/// The settings of a variant: all of them allowed.
+/// The settings of a variant: all of them allowed; `more_than_one`: as if `sync_standbys` above 1 were, too.
 #[must_use]
-pub fn variant(base: &Settings, number: u64) -> Settings {
+pub fn variant(base: &Settings, number: u64, more_than_one: bool) -> Settings {
     let mut settings = base.clone();
     match number % 6 {
         0 => settings.crash_policy = CrashPolicy::Restart,
         1 => settings.lease_ms += 400,
         2 => settings.hang_timeout_ms = settings.lease_ms.max(1_500),
-        3 => settings.sync_standbys = 3 - settings.sync_standbys.min(2),
+        3 if more_than_one => settings.sync_standbys = 3 - settings.sync_standbys.min(2),
+        3 => settings.switchover_drain_ms *= 2,
         4 => settings.automatic_failover = !settings.automatic_failover,
         _ => settings.sync_lag_max_bytes = 8 << 20,
     }

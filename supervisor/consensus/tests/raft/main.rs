@@ -1,5 +1,6 @@
 //! Tests of whole groups of nodes, one program: openraft's generic code is compiled and linked once for all of them.
 
 mod common;
+mod difference;
 mod failures;
 mod group;

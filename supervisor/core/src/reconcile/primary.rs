@@ -75,9 +75,11 @@ pub(super) fn reign(agreed: &ClusterState, reign: &Reign, member: &Member, local
     // else could.
     let stopped = matches!(local.postgres, LocalPostgres::Stopped { .. });
     let founding = reign.start == Start::Initdb && reign.promotion.is_none() && stopped;
-    // An adoption that was cut short before the mark was written finds its primary unmarked still.
-    let adoptable = reign.start == Start::Adopt && matches!(local.postgres, LocalPostgres::Adoptable(_));
-    if local.promise.reigned == epoch && !runs_as_primary(local) && !promoting && !founding && !adoptable {
+    // An adoption that was cut short before the mark was written finds its server unmarked still, or stopped. It serves
+    // as it did before there was a cluster, and nobody else can be appointed before it is adopted: a fence would make it
+    // a standby of nobody, which is never adopted (found by the simulation).
+    let adopting = reign.start == Start::Adopt && reign.promotion.is_none() && local.marker.is_none();
+    if local.promise.reigned == epoch && !runs_as_primary(local) && !promoting && !founding && !adopting {
         // It was begun and is no longer there: this reign is over; the leader decides what comes next.
         return gone(local, epoch);
     }

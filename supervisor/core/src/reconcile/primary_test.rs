@@ -290,4 +290,10 @@ fn only_the_running_primary_of_the_known_system_is_adopted() {
     assert!(matches!(world.acts(&with(7, false)), Action::AdoptPrimary { .. }));
     world.rests(&with(8, false), "becoming-primary");
     world.rests(&with(7, true), "becoming-primary");
+    // Cut short after the promise, before the mark; then that server ended: whoever started it starts it again.
+    let mut cut_short = with(7, false);
+    cut_short.promise.reigned = Epoch(1);
+    assert!(matches!(world.acts(&cut_short), Action::AdoptPrimary { .. }));
+    cut_short.postgres = LocalPostgres::Stopped { crashed: true };
+    world.rests(&cut_short, "not-counted");
 }
