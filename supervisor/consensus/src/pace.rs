@@ -1,7 +1,7 @@
 //! Heartbeats at the wanted pace, with few wake-ups.
 //!
-//! openraft looks at its timers five times per heartbeat interval, on every node: with 50 ms a hundred times a second,
-//! which is most of what an idle node costs. So openraft is given the longest interval that its election timeout
+//! openraft looks at its timers five times per heartbeat interval, on every node: with 100 ms fifty times a second,
+//! which is much of what an idle node costs. So openraft is given the longest interval that its election timeout
 //! allows, and the leader is reminded here in between. Should this task ever stop, openraft's own heartbeats still
 //! hold the group together.
 
