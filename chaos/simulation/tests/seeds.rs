@@ -109,7 +109,9 @@ fn every_seed_holds_and_together_they_reach_everything() {
 }
 
 /// Seeds that found something once, in an ordinary plan or in a storm: a pass file that let a stale walreceiver in at the
-/// primary of an older reign (S1), a guard that was never disarmed (liveness), a standby that nobody started.
+/// primary of an older reign (S1), a guard that was never disarmed (liveness), a standby that nobody started, an adoption
+/// cut short (liveness), a guard that held still after a pause while the leader took it for armed (S3), a lease that was
+/// shortened while its holder was frozen (S3), a check that took a server's own records for commits (S1).
 const PINNED: &[(u64, bool)] = &[
     (1_404, false),
     (2_432, false),
@@ -118,6 +120,10 @@ const PINNED: &[(u64, bool)] = &[
     (6_459, false),
     (6_740, false),
     (1_000_020, true),
+    (1_542, false),
+    (2_007_904, true),
+    (2_008_134, true),
+    (2_009_235, true),
 ];
 
 #[test]
@@ -129,13 +135,13 @@ fn seeds_that_found_something_hold_now() {
     }
 }
 
-/// The proof that liveness is looked at: the bug that its seed found, put back.
+/// The proof that liveness is looked at: a bug that a storm found, put back; one storm in some hundred shows it.
 #[test]
 fn a_guard_that_is_never_disarmed_breaks_liveness() {
     let planted = Some(pgvigil_simulation::planted::Planted::RightOutlivesItsServer);
     let options = Options { storm: true, planted, ..Options::default() };
-    let violation = run(1_000_020, &options).violation.map(|violation| violation.property);
-    assert_eq!(violation, Some("liveness"));
+    let broken = |seed| run(seed, &options).violation.is_some_and(|violation| violation.property == "liveness");
+    assert!((1_000_001..1_000_401).any(broken));
 }
 
 #[test]

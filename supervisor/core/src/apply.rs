@@ -95,7 +95,7 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
         Command::FinishChange { epoch, proof } => rules::finish_change(cluster, *epoch, proof),
         Command::ChangeSettings { settings } => {
             validate_settings(settings)?;
-            cluster.settings = settings.clone();
+            requests::settings(cluster, settings);
             Ok(())
         }
         Command::Pause => requests::pause(cluster, proposal),

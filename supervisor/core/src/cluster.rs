@@ -85,6 +85,10 @@ pub struct ClusterState {
     /// The reign whose primary may run unguarded, since it was paused and its agent has not confirmed the guard yet:
     /// only a fence ends its right (history B8). Keeps S3.
     pub unguarded: Option<Epoch>,
+    /// The longest lease, in milliseconds, that was in force during the newest reign and is shorter now: its primary may
+    /// not have heard of the change yet and still count by it. 0: none was shortened. Keeps S3.
+    #[serde(default)]
+    pub shortened_lease_ms: u64,
     /// What an operator asked for.
     pub request: Option<Request>,
     /// Why the last request was dropped.
@@ -118,6 +122,7 @@ impl ClusterState {
             void: BTreeSet::new(),
             paused: None,
             unguarded: None,
+            shortened_lease_ms: 0,
             request: None,
             request_dropped: None,
             incidents: Vec::new(),

@@ -89,7 +89,7 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
         _ => seen.appointed_seen.filter(|(of, _)| *of == epoch).map(|(_, at)| at),
     };
     let from = renewal.max(canary).max(Some(seen.since)).unwrap_or(seen.since);
-    Fenced::At(from.plus(settings.lease_ms + settings.lease_margin_ms))
+    Fenced::At(from.plus(debt.lease_ms.max(settings.lease_ms) + settings.lease_margin_ms))
 }
 
 /// The former primaries for which a fence command should run now: still in debt, and silent, so that they cannot be

@@ -143,4 +143,7 @@ pub struct FenceDebt {
     pub asserted_off: bool,
     /// It may run unguarded (paused before): time alone does not fence it.
     pub unguarded: bool,
+    /// The longest lease that it may count by, in milliseconds.
+    #[serde(default)]
+    pub lease_ms: u64,
 }

@@ -35,7 +35,7 @@ pub struct Report {
     pub fenced: Option<Epoch>,
     /// How much later than planned the agent's own loop ran at worst since the last report, in milliseconds.
     pub starved_ms: u64,
-    /// Whether the guard has confirmed the newest deadline.
+    /// Whether the guard has confirmed the newest deadline and would kill when it comes: not while it holds still in a pause.
     pub guard_armed: bool,
     /// Its newest probe of the primary's port, made when the WAL stops coming.
     pub probe: Option<Probe>,

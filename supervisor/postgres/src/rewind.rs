@@ -7,7 +7,7 @@
 
 use crate::{
     config::MemberConfig,
-    control_file::{ClusterState, ControlFile},
+    control_file::ClusterState,
     diverged::{self, Kept},
     fsio::{FsError, remove_durable, write_atomic},
     instance::{Instance, InstanceError, write_fence},

@@ -95,7 +95,8 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             shared.work.notify_one();
             continue;
         }
-        if tell(&shared, &mut guard, serves, agreed.paused.is_some(), until).await {
+        let held = agreed.paused.is_some();
+        if tell(&shared, &mut guard, serves, held, until).await {
             let mut inner = shared.lock();
             // Fenced while the guard was being told: the fence's own word is on its way here and disarms it.
             if until.is_none() || inner.local.reigns_in(reigned) {
@@ -103,6 +104,7 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             }
             inner.guarded_until = until;
             inner.guard_armed = true;
+            inner.guard_held = held;
             drop(inner);
             shared.work.notify_one();
         } else {
@@ -119,13 +121,15 @@ fn later(one: Right, other: Right) -> Right {
     }
 }
 
-/// Whether `until` makes an armed guard's deadline later by less than half a heartbeat. Renewal and canary come by turns,
+/// Whether `until` makes an armed guard's deadline later by less than half a heartbeat; one that holds still after a pause
+/// is armed at once. Renewal and canary come by turns,
 /// each in time by itself: telling the guard of every one of them would wake two processes twice as often for nothing.
 fn little_longer(shared: &Shared, settings: &Settings, until: Option<Time>) -> bool {
     let inner = shared.lock();
     match (inner.guarded_until, until) {
         (Some(guarded), Some(until)) => {
-            inner.guard_armed && until >= guarded && until.since(guarded) < settings.heartbeat_ms / 2
+            let armed = inner.guard_armed && !inner.guard_held;
+            armed && until >= guarded && until.since(guarded) < settings.heartbeat_ms / 2
         }
         _ => false,
     }

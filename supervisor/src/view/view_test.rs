@@ -101,8 +101,10 @@ pub(crate) fn healthy() -> ClusterSnapshot {
             leaving: false,
             used: true,
         };
+        state.last_incarnation = state.last_incarnation.max(member.incarnation);
         state.members.insert(name.into(), member);
     }
+    state.last_timeline = TimelineId(1);
     let setting = Setting::new(1, [key("pg2"), key("pg3")]);
     state.epoch = Epoch(1);
     state.revision = Revision(7);

@@ -78,7 +78,8 @@ pub async fn run(c: Ctx) {
             c.wake_work();
             continue;
         }
-        if tell(&c, serves, agreed.paused.is_some(), until).await {
+        let held = agreed.paused.is_some();
+        if tell(&c, serves, held, until).await {
             let mut inner = c.a.inner.borrow_mut();
             // Fenced while the guard was being told: the fence's own word is on its way here and disarms it.
             if until.is_none() || inner.local.reigns_in(reigned) {
@@ -86,6 +87,7 @@ pub async fn run(c: Ctx) {
             }
             inner.guarded_until = until;
             inner.guard_armed = true;
+            inner.guard_held = held;
             drop(inner);
             c.wake_work();
         } else {
@@ -107,7 +109,8 @@ fn little_longer(c: &Ctx, heartbeat_ms: u64, until: Option<Time>) -> bool {
     let inner = c.a.inner.borrow();
     match (inner.guarded_until, until) {
         (Some(guarded), Some(until)) => {
-            inner.guard_armed && until >= guarded && until.since(guarded) < heartbeat_ms / 2
+            let armed = inner.guard_armed && !inner.guard_held;
+            armed && until >= guarded && until.since(guarded) < heartbeat_ms / 2
         }
         _ => false,
     }

@@ -53,6 +53,8 @@ pub struct Inner {
     pub guarded_until: Option<Time>,
     /// Whether the guard answered lately.
     pub guard_armed: bool,
+    /// Whether what it was told last is to hold still.
+    pub guard_held: bool,
     /// The worst delay of the worker's own timer since the last report.
     pub starved_ms: u64,
     /// The seal is good for streaming from.
@@ -142,6 +144,7 @@ impl Agent {
             discarded: None,
             guarded_until: None,
             guard_armed: false,
+            guard_held: false,
             starved_ms: 0,
             can_stream: false,
             quiet_since: None,

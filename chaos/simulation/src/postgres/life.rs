@@ -36,7 +36,7 @@ impl World {
             insert: end.lsn,
             flush: end.lsn,
             replay: if in_recovery && self.rng.chance(30) { data.synced.min(end.lsn) } else { end.lsn },
-            recovered_to: if in_recovery { 0 } else { end.lsn },
+            recovered_to: if in_recovery || !self.tree.borrow().has_commits(end) { 0 } else { end.lsn },
             ..Pg::default()
         };
         data.clean = false;

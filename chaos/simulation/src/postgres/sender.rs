@@ -34,6 +34,9 @@ impl World {
             }
         }
         let lsn = self.write_wal(host, bytes);
+        if let Some(data) = &self.hosts[host].disk.borrow().data {
+            self.tree.borrow_mut().commits(data.end.branch, lsn);
+        }
         let id = self.fresh_id();
         self.hosts[host].pg.borrow_mut().waiters.insert((lsn, id), waiter);
         Some(lsn)

@@ -24,6 +24,8 @@ pub const FIRST: u64 = SEGMENT;
 struct Origin {
     timeline: u32,
     parent: Option<Point>,
+    /// Where its first commit ends.
+    first_commit: Option<u64>,
 }
 
 /// Every branch that was ever begun.
@@ -35,8 +37,20 @@ pub struct Tree {
 impl Tree {
     /// Begins a branch on `timeline` that leaves its parent at a point; initdb has none.
     pub fn begin(&mut self, timeline: u32, parent: Option<Point>) -> Branch {
-        self.branches.push(Origin { timeline, parent });
+        self.branches.push(Origin { timeline, parent, first_commit: None });
         self.branches.len() - 1
+    }
+
+    /// A commit of the branch ends here.
+    pub fn commits(&mut self, branch: Branch, lsn: u64) {
+        self.branches[branch].first_commit.get_or_insert(lsn);
+    }
+
+    /// Whether any commit of the point's own branch ends at or before it. What a server writes of its own, as the end
+    /// of recovery, shows nobody anything.
+    #[must_use]
+    pub fn has_commits(&self, point: Point) -> bool {
+        self.branches[point.branch].first_commit.is_some_and(|first| first <= point.lsn)
     }
 
     /// The branch's timeline number.

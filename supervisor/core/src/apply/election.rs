@@ -153,9 +153,13 @@ fn force(cluster: &mut ClusterState, reign: &Reign, give_up: &BTreeSet<crate::id
             debt.asserted_off = true;
         }
         cluster.fence_debts.retain(|debt| debt.primary != reign.primary);
-        let debt =
-            FenceDebt { epoch: reign.epoch, primary: reign.primary.clone(), asserted_off: true, unguarded: false };
-        cluster.fence_debts.push(debt);
+        cluster.fence_debts.push(FenceDebt {
+            epoch: reign.epoch,
+            primary: reign.primary.clone(),
+            asserted_off: true,
+            unguarded: false,
+            lease_ms: 0,
+        });
     }
     Ok(())
 }
@@ -206,8 +210,17 @@ pub(super) fn appoint(cluster: &mut ClusterState, proposal: &Proposal, wanted: &
     let serving = last.open && last.primary != *wanted.primary;
     if serving && !cluster.fence_debts.iter().any(|debt| debt.primary == last.primary) {
         let unguarded = cluster.paused.is_some() || cluster.unguarded == Some(last.epoch);
-        let debt = FenceDebt { epoch: last.epoch, primary: last.primary.clone(), asserted_off: false, unguarded };
-        cluster.fence_debts.push(debt);
+        cluster.fence_debts.push(FenceDebt {
+            epoch: last.epoch,
+            primary: last.primary.clone(),
+            asserted_off: false,
+            unguarded,
+            lease_ms: cluster.shortened_lease_ms.max(cluster.settings.lease_ms),
+        });
+    }
+    if last.primary != *wanted.primary {
+        // A new primary learns of its reign and of all settings before it together.
+        cluster.shortened_lease_ms = 0;
     }
     cluster.unguarded = cluster.paused.is_some().then_some(wanted.epoch);
     cluster.fence_debts.retain(|debt| debt.primary != *wanted.primary);

@@ -7,6 +7,7 @@ use crate::{
     id::{Epoch, MemberId},
     member::Tier,
     reign::ElectionKind,
+    settings::Settings,
 };
 
 pub(super) fn pause(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
@@ -16,6 +17,15 @@ pub(super) fn pause(cluster: &mut ClusterState, proposal: &Proposal) -> Applied 
     cluster.paused = Some(format!("by {}: {}", proposal.by, proposal.reason));
     cluster.unguarded = cluster.reign().map(|reign| reign.epoch);
     Ok(())
+}
+
+/// A primary that has not heard of a shorter lease goes on counting by the longer one: whoever succeeds it waits that
+/// long (found by the simulation). Keeps S3.
+pub(super) fn settings(cluster: &mut ClusterState, settings: &Settings) {
+    if settings.lease_ms < cluster.settings.lease_ms {
+        cluster.shortened_lease_ms = cluster.shortened_lease_ms.max(cluster.settings.lease_ms);
+    }
+    cluster.settings = settings.clone();
 }
 
 pub(super) fn resume(cluster: &mut ClusterState) -> Applied {

@@ -109,6 +109,26 @@ fn a_new_leader_waits_a_whole_lease_before_it_opens() {
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
 }
 
+/// The old primary froze before it heard that the lease is shorter now: it goes on to count by the longer one, and so
+/// must its successor (S3; found by the simulation).
+#[test]
+fn a_shortened_lease_is_waited_for_at_its_old_length() {
+    let mut world = World::serving(3, 1);
+    world.set(|settings| settings.lease_ms = 2_000);
+    world.set(|settings| settings.lease_ms = 1_300);
+    world.succeed(2, 1, &[1, 2], (1, 300));
+    world.promoted(2, 2, 300);
+    world.seen.since = world.now;
+    world.seen.appointed_seen = Some((Epoch(2), Time(0)));
+    world.wait(2_099);
+    world.hear(world.primary_report(&[]));
+    world.finds("waiting-for-lease");
+    world.wait(1);
+    world.hear(world.primary_report(&[]));
+    assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
+    assert_eq!(world.cluster().shortened_lease_ms, 0, "the next primary has heard of it");
+}
+
 /// The canary's right: sealed members that took WAL until just now confirm a canary that began just now.
 #[test]
 fn the_door_waits_for_what_the_seals_say_of_the_canary() {
