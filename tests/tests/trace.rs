@@ -22,7 +22,7 @@ fn pasts(world: &World) -> (Vec<Past>, Vec<String>) {
     for node in &world.cluster.nodes {
         let state = node.dir.join("state");
         let log = world.ok(&["log", "--json", &state.display().to_string()]);
-        pasts.push(read(&format!("log of node {}", node.id), (log.clone() + "\n").as_bytes()).expect("it is read"));
+        pasts.push(read(&format!("log of node {}", node.id), log.as_bytes()).expect("it is read"));
         logs.push(log);
     }
     (pasts, logs)

@@ -10,7 +10,7 @@ use crate::{
     observation::Observations,
     reign::{FenceDebt, Start},
     report::{PostgresReport, Report},
-    settings::Settings,
+    settings::{Settings, margin_floor_ms},
     time::Time,
 };
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,9 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
         _ => seen.appointed_seen.filter(|(of, _)| *of == epoch).map(|(_, at)| at),
     };
     let from = renewal.max(canary).max(Some(seen.since)).unwrap_or(seen.since);
-    Fenced::At(from.plus(debt.lease_ms.max(settings.lease_ms) + settings.lease_margin_ms))
+    // A lease that was longer needs a margin of its own length: clocks differ by a share of it.
+    let lease_ms = debt.lease_ms.max(settings.lease_ms);
+    Fenced::At(from.plus(lease_ms + settings.lease_margin_ms.max(margin_floor_ms(lease_ms))))
 }
 
 /// The former primaries for which a fence command should run now: still in debt, and silent, so that they cannot be

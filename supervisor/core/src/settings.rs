@@ -91,6 +91,13 @@ pub struct SettingRefused {
     pub reason: String,
 }
 
+/// The least margin of a lease of that length, in milliseconds: 2 % for clocks whose rates differ, and never less than a
+/// guard needs to kill.
+pub(crate) const fn margin_floor_ms(lease_ms: u64) -> u64 {
+    let share = lease_ms / 50;
+    if share > 50 { share } else { 50 }
+}
+
 impl Settings {
     /// Refuses values below their safe bound, with the bound and its reason.
     pub fn validate(&self) -> Result<(), SettingRefused> {
@@ -123,7 +130,7 @@ impl Settings {
         at_least(
             "lease_margin_ms",
             self.lease_margin_ms,
-            50.max(self.lease_ms / 50),
+            margin_floor_ms(self.lease_ms),
             "it covers 2 % difference of clock rates and the time the guard needs to kill",
         )?;
         at_least(
