@@ -91,7 +91,8 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
     let from = renewal.max(canary).max(Some(seen.since)).unwrap_or(seen.since);
     // A lease that was longer needs a margin of its own length: clocks differ by a share of it.
     let lease_ms = debt.lease_ms.max(settings.lease_ms);
-    Fenced::At(from.plus(lease_ms + settings.lease_margin_ms.max(margin_floor_ms(lease_ms))))
+    let floor = if debt.lease_ms > settings.lease_ms { margin_floor_ms(lease_ms) } else { 0 };
+    Fenced::At(from.plus(lease_ms + settings.lease_margin_ms.max(floor)))
 }
 
 /// The former primaries for which a fence command should run now: still in debt, and silent, so that they cannot be
