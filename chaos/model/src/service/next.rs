@@ -248,6 +248,9 @@ fn may_open(model: &Service, state: &Clocked) -> bool {
     }
     let mut agreed = ClusterState::clone(&model.book.get(state.agreed));
     agreed.settings = settings();
+    for debt in &mut agreed.fence_debts {
+        debt.lease_ms = 0;
+    }
     let mut seen = Observations::new(NodeId(1), time(state.leader.since));
     seen.last_renewal.extend(state.leader.renewal.map(|at| (Epoch(1), time(at))));
     seen.seals_quiet = state.leader.quiet.map(|at| (SUCCESSION, time(at)));
