@@ -107,7 +107,6 @@ pub fn plan_for(seed: u64, planted: Option<Planted>) -> Scenario {
     scenario.faults.clear();
     if planted == Some(Planted::ProofInvented) {
         scenario.hosts.truncate(3);
-        scenario.settings.sync_standbys = 1;
     }
     let count = scenario.hosts.len();
     let mut at_ms = rng.range(6_000, 8_000);

@@ -42,9 +42,9 @@ pub enum Planted {
 
 /// The planted bugs that are found soon. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet,
 /// which takes two failovers within the time that one standby lags; nor is [`Planted::TwoSyncStandbys`], which takes some
-/// 100,000 failovers (`seed 1000758 --storm --planted two-sync-standbys` shows it). Nor are two any more that a second line in the core
-/// stops: it remembers what was proven of an incarnation, and has one that came back with less made anew
-/// ([`Planted::WipedKeepsIncarnation`]); and an appointee compares its own end with its seal before it promotes
+/// 100,000 failovers (`seed 1000758 --storm --planted two-sync-standbys` shows it). Nor are two any more that a second
+/// line in the core stops: it remembers what was proven of an incarnation, and has one that came back with less made
+/// anew ([`Planted::WipedKeepsIncarnation`]); and an appointee compares its own end with its seal before it promotes
 /// ([`Planted::PositionsInvented`]; the model takes both lines out, `no-catch-up`).
 pub const ALL: &[Planted] = &[
     Planted::SealBeforeReceptionEnds,

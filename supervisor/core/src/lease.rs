@@ -89,10 +89,13 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
         _ => seen.appointed_seen.filter(|(of, _)| *of == epoch).map(|(_, at)| at),
     };
     let from = renewal.max(canary).max(Some(seen.since)).unwrap_or(seen.since);
-    // A lease that was longer needs a margin of its own length: clocks differ by a share of it.
-    let lease_ms = debt.lease_ms.max(settings.lease_ms);
-    let floor = if debt.lease_ms > settings.lease_ms { margin_floor_ms(lease_ms) } else { 0 };
-    Fenced::At(from.plus(lease_ms + settings.lease_margin_ms.max(floor)))
+    let (mut lease_ms, mut margin_ms) = (settings.lease_ms, settings.lease_margin_ms);
+    if debt.lease_ms > lease_ms {
+        // It was longer, and needs a margin of its own length: clocks differ by a share of it.
+        lease_ms = debt.lease_ms;
+        margin_ms = margin_ms.max(margin_floor_ms(lease_ms));
+    }
+    Fenced::At(from.plus(lease_ms + margin_ms))
 }
 
 /// The former primaries for which a fence command should run now: still in debt, and silent, so that they cannot be

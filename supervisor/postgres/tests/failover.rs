@@ -23,6 +23,12 @@ fn rule(k: u16, names: &[&str]) -> SyncRule {
     SyncRule::Any { k, names: names.iter().map(|name| (*name).to_owned()).collect() }
 }
 
+/// Of `of`, to follow `to`, which left its line at `fork`.
+fn rewind_plan(of: &Node, to: &Node, fork: Lsn) -> RewindPlan {
+    let (source, config) = (to.as_source(), of.config.clone());
+    RewindPlan { source, fork, label: "incident-1".into(), config, limit: LIMIT }
+}
+
 pg_test!(
     /// With every standby of the cohort sealed, nothing more is acknowledged; the positions cover what was.
     sealed_standbys_acknowledge_nothing,
@@ -152,13 +158,7 @@ pg_test!(
 
         // The old primary crashed, beyond the fork.
         a.follow(&b);
-        let plan = RewindPlan {
-            source: b.as_source(),
-            fork: promoted.fork,
-            label: "incident-1".into(),
-            config: a.config.clone(),
-            limit: LIMIT,
-        };
+        let plan = rewind_plan(&a, &b, promoted.fork);
         let mut lines = Vec::new();
         let done = rewind(&a.instance, &plan, &mut |line| lines.push(line.to_owned())).await.unwrap();
         eprintln!("rewound in {:?}; {lines:?}", done.took);
@@ -199,13 +199,7 @@ pg_test!(
         assert!(crashed.min_recovery_point <= promoted.fork, "nothing to wait for: {}", crashed.min_recovery_point);
 
         c.follow(&b);
-        let plan = RewindPlan {
-            source: b.as_source(),
-            fork: promoted.fork,
-            label: "incident-1".into(),
-            config: c.config.clone(),
-            limit: LIMIT,
-        };
+        let plan = rewind_plan(&c, &b, promoted.fork);
         let done = rewind(&c.instance, &plan, &mut |_| {}).await.unwrap();
         assert!(done.recovered && done.kept.is_some(), "{done:?}");
         c.start(StartAs::Standby).await;

@@ -121,15 +121,14 @@ fn later(one: Right, other: Right) -> Right {
     }
 }
 
-/// Whether `until` makes an armed guard's deadline later by less than half a heartbeat; one that holds still after a pause
-/// is armed at once. Renewal and canary come by turns,
-/// each in time by itself: telling the guard of every one of them would wake two processes twice as often for nothing.
+/// Whether `until` makes an armed guard's deadline later by less than half a heartbeat; one that holds still after a
+/// pause is armed at once. Renewal and canary come by turns, each in time by itself: telling the guard of every one of
+/// them would wake two processes twice as often for nothing.
 fn little_longer(shared: &Shared, settings: &Settings, until: Option<Time>) -> bool {
     let inner = shared.lock();
     match (inner.guarded_until, until) {
         (Some(guarded), Some(until)) => {
-            let armed = inner.guard_armed && !inner.guard_held;
-            armed && until >= guarded && until.since(guarded) < settings.heartbeat_ms / 2
+            inner.would_be_killed_in_time() && until >= guarded && until.since(guarded) < settings.heartbeat_ms / 2
         }
         _ => false,
     }

@@ -179,6 +179,14 @@ pub struct Inner {
     pub proven_link: Option<Link>,
 }
 
+impl Inner {
+    /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
+    #[must_use]
+    pub fn would_be_killed_in_time(&self) -> bool {
+        self.guard_armed && !self.guard_held
+    }
+}
+
 impl Shared {
     /// Reads everything that must be known before the first act.
     pub fn new(

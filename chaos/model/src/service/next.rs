@@ -247,9 +247,10 @@ fn may_open(model: &Service, state: &Clocked) -> bool {
         return true;
     }
     let mut agreed = ClusterState::clone(&model.book.get(state.agreed));
+    // `apply` agrees to no lease this short: what it noted of its length is put into the model's time with the settings.
     agreed.settings = settings();
     for debt in &mut agreed.fence_debts {
-        debt.lease_ms = 0;
+        debt.lease_ms = agreed.settings.lease_ms;
     }
     let mut seen = Observations::new(NodeId(1), time(state.leader.since));
     seen.last_renewal.extend(state.leader.renewal.map(|at| (Epoch(1), time(at))));

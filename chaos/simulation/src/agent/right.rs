@@ -109,8 +109,7 @@ fn little_longer(c: &Ctx, heartbeat_ms: u64, until: Option<Time>) -> bool {
     let inner = c.a.inner.borrow();
     match (inner.guarded_until, until) {
         (Some(guarded), Some(until)) => {
-            let armed = inner.guard_armed && !inner.guard_held;
-            armed && until >= guarded && until.since(guarded) < heartbeat_ms / 2
+            inner.would_be_killed_in_time() && until >= guarded && until.since(guarded) < heartbeat_ms / 2
         }
         _ => false,
     }

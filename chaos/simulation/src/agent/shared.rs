@@ -71,6 +71,14 @@ pub struct Inner {
     pub renewals: VecDeque<super::right::Renewal>,
 }
 
+impl Inner {
+    /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
+    #[must_use]
+    pub fn would_be_killed_in_time(&self) -> bool {
+        self.guard_armed && !self.guard_held
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Agent {

@@ -95,17 +95,22 @@ fn the_door_opens_when_the_last_renewal_of_the_old_primary_has_run_out() {
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
 }
 
+/// The successor's door stays shut a millisecond short of `wait_ms` from now, and is looked at again when it is over.
+fn outlasts_the_lease(world: &mut World, wait_ms: u64) {
+    world.wait(wait_ms - 1);
+    world.hear(world.primary_report(&[]));
+    world.finds("waiting-for-lease");
+    world.wait(1);
+    world.hear(world.primary_report(&[]));
+}
+
 /// S5: a new leader knows of no renewal that its predecessor granted.
 #[test]
 fn a_new_leader_waits_a_whole_lease_before_it_opens() {
     let mut world = promoted();
     world.seen.since = world.now;
     world.seen.appointed_seen = Some((Epoch(2), Time(0)));
-    world.wait(1_399);
-    world.hear(world.primary_report(&[]));
-    world.finds("waiting-for-lease");
-    world.wait(1);
-    world.hear(world.primary_report(&[]));
+    outlasts_the_lease(&mut world, 1_400);
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
 }
 
@@ -120,11 +125,7 @@ fn a_shortened_lease_is_waited_for_at_its_old_length() {
     world.promoted(2, 2, 300);
     world.seen.since = world.now;
     world.seen.appointed_seen = Some((Epoch(2), Time(0)));
-    world.wait(2_099);
-    world.hear(world.primary_report(&[]));
-    world.finds("waiting-for-lease");
-    world.wait(1);
-    world.hear(world.primary_report(&[]));
+    outlasts_the_lease(&mut world, 2_100);
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
     assert_eq!(world.cluster().shortened_lease_ms, 0, "the next primary has heard of it");
 }
@@ -143,11 +144,7 @@ fn the_door_waits_for_what_the_seals_say_of_the_canary() {
     assert!(matches!(world.step().command, Command::Appoint { .. }));
     world.promoted(2, 2, 300);
     let decided_at = world.now;
-    world.wait(999);
-    world.hear(world.primary_report(&[]));
-    world.finds("waiting-for-lease");
-    world.wait(1);
-    world.hear(world.primary_report(&[]));
+    outlasts_the_lease(&mut world, 1_000);
     assert_eq!(world.now, decided_at.minus(400).plus(1_400));
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
 }
