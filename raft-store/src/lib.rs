@@ -43,6 +43,7 @@ mod peers;
 mod schema;
 mod snapshot;
 mod state_machine;
+mod torn;
 mod type_config;
 
 pub use db::{Counters, Probe, WritePoint};

@@ -12,6 +12,7 @@ use crate::options;
 use crate::peers::{self, KnownPeers};
 use crate::schema::{FAMILIES, FORMAT_VERSION, IDENTITY, Identity, META, name};
 use crate::state_machine::{AppliedState, StateMachine};
+use crate::torn::TornTail;
 use rocksdb::{DB, DBRecoveryMode, IteratorMode, WriteOptions};
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -99,7 +100,12 @@ pub fn open(path: &Path, node: u64, probe: Option<Probe>) -> Result<(Store, Clos
 
 fn reopen(path: &Path, node: u64, mark: DurableMark, durable: u64) -> Result<(DB, Identity, DurableMark), StoreError> {
     // Before anything is changed: opening to write removes what lies beyond damage, and with it the evidence.
-    let whole = verify_write_ahead_logs(path)?;
+    let whole = match verify_write_ahead_logs(path) {
+        Err(refusal @ StoreError::Open { .. }) => {
+            trim_torn_tail(path, durable)?.ok_or(refusal).and_then(|()| verify_write_ahead_logs(path))?
+        }
+        verified => verified?,
+    };
     let rocks = open_database(path, false)?;
     let identity = read_identity(path, &rocks)
         .map_err(|e| unreadable(path, e))?
@@ -108,13 +114,25 @@ fn reopen(path: &Path, node: u64, mark: DurableMark, durable: u64) -> Result<(DB
         return Err(StoreError::OtherNode { path: path.to_owned(), found: identity.node, wanted: node });
     }
     let sequence = rocks.latest_sequence_number().min(whole);
-    if sequence < durable {
-        let reason = format!(
-            "the write-ahead log ends at change {sequence}, but everything up to change {durable} was reported durable"
-        );
-        return Err(StoreError::Incomplete { reason });
-    }
+    reaches(sequence, durable)?;
     Ok((rocks, identity, mark))
+}
+
+fn reaches(sequence: u64, durable: u64) -> Result<(), StoreError> {
+    if sequence >= durable {
+        return Ok(());
+    }
+    let reason = format!(
+        "the write-ahead log ends at change {sequence}, but everything up to change {durable} was reported durable"
+    );
+    Err(StoreError::Incomplete { reason })
+}
+
+/// Cuts off a tail whose pages never arrived, unless something of it was reported durable. `None` where there is none.
+fn trim_torn_tail(path: &Path, durable: u64) -> Result<Option<()>, StoreError> {
+    let Some(torn) = TornTail::find(&path.join(DATABASE))? else { return Ok(None) };
+    reaches(read_write_ahead_logs(path, DBRecoveryMode::PointInTime)?, durable)?;
+    torn.cut().map(Some)
 }
 
 /// What cannot be read while a store is opened is damaged, and no matter of the moment.
@@ -131,20 +149,23 @@ fn unreadable(path: &Path, error: StoreError) -> StoreError {
 /// beyond it for a torn one, also in a file that others follow: what they hold would come after a hole. The other way
 /// ends at the first damage, whatever it is. Only where both find the same end is there neither.
 fn verify_write_ahead_logs(path: &Path) -> Result<u64, StoreError> {
-    let read = |mode| {
-        let mut settings = options::database(false);
-        settings.set_wal_recovery_mode(mode);
-        DB::open_cf_descriptors_read_only(&settings, path.join(DATABASE), options::families(), false)
-            .map(|rocks| rocks.latest_sequence_number())
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })
-    };
-    let (beyond, whole) = (read(DBRecoveryMode::TolerateCorruptedTailRecords)?, read(DBRecoveryMode::PointInTime)?);
+    let beyond = read_write_ahead_logs(path, DBRecoveryMode::TolerateCorruptedTailRecords)?;
+    let whole = read_write_ahead_logs(path, DBRecoveryMode::PointInTime)?;
     if beyond != whole {
         let reason =
             format!("a write-ahead log is damaged after change {whole}, and others go on up to change {beyond}");
         return Err(StoreError::Incomplete { reason });
     }
     Ok(whole)
+}
+
+/// Reads the write-ahead logs in one of RocksDB's ways and returns the last change; nothing is written.
+fn read_write_ahead_logs(path: &Path, mode: DBRecoveryMode) -> Result<u64, StoreError> {
+    let mut settings = options::database(false);
+    settings.set_wal_recovery_mode(mode);
+    DB::open_cf_descriptors_read_only(&settings, path.join(DATABASE), options::families(), false)
+        .map(|rocks| rocks.latest_sequence_number())
+        .map_err(|source| StoreError::Open { path: path.to_owned(), source })
 }
 
 /// Makes a store, or completes one whose making was cut short; nothing was ever reported durable from such a one.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Model, Step, append, copy, entry, perform, reopen, write_ahead_logs};
+use common::{Model, Step, append, copy, entry, fat_entry, perform, reopen, write_ahead_logs};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use pgvigil_raft_store::{PeerError, StoreError, TypeConfig, open};
@@ -153,6 +153,37 @@ async fn a_flipped_bit_in_the_write_ahead_log_never_goes_unnoticed() {
             closed.wait().await;
         }
         std::fs::remove_dir_all(&bad).expect("deleted");
+    }
+}
+
+/// A sector whose zeros reach to the end of the newest write-ahead log, as when the last pages never reached the disk.
+fn zero_the_last_sector(path: &Path) {
+    let log = write_ahead_logs(path).pop().expect("there is one");
+    let mut bytes = std::fs::read(&log).expect("readable");
+    let from = (bytes.len() - 1) / 512 * 512;
+    bytes[from..].fill(0);
+    std::fs::write(&log, bytes).expect("written");
+}
+
+#[tokio::test]
+async fn a_tail_whose_pages_never_arrived_is_trimmed_unless_it_was_reported() {
+    let (_keep, path, model) = sample().await;
+    let mark = path.join("durable-mark");
+    let before = std::fs::read(&mark).expect("readable");
+    let (mut store, closed) = open(&path, 1, None).expect("the store opens");
+    append(&mut store, vec![fat_entry(2, 10, 40_000)]).await;
+    drop(store);
+    closed.wait().await;
+    zero_the_last_sector(&path);
+    let error = refused(&path);
+    assert!(matches!(error, StoreError::Incomplete { .. }), "it was reported: {error}");
+    // As if power had gone before the flush: the mark is that of the change before.
+    std::fs::write(&mark, &before).expect("written");
+    for _ in 0..2 {
+        let (mut store, closed) = open(&path, 1, None).expect("a torn tail is trimmed");
+        assert_eq!(Model::of(&mut store).await, model);
+        drop(store);
+        closed.wait().await;
     }
 }
 

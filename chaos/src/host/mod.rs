@@ -14,6 +14,7 @@ mod network;
 mod relay;
 mod rundir;
 mod shim;
+mod shutdown;
 mod tool;
 mod world;
 

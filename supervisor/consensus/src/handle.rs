@@ -6,6 +6,7 @@ use crate::leadership::{LeaderTerm, Leadership};
 use crate::metrics::{self, Metrics};
 use crate::network::Network;
 use crate::options::RaftTimings;
+use crate::pace::Heard;
 use crate::service::{self, Raft, RaftService};
 use crate::wire::Wire;
 use openraft::async_runtime::WatchReceiver;
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) node: u64,
     pub(crate) wire: Wire,
     pub(crate) network: Network,
+    pub(crate) heard: Heard,
     pub(crate) timings: RaftTimings,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) rounds: Arc<Rounds>,
@@ -178,7 +180,7 @@ impl Consensus {
     /// TCP_NODELAY, and HTTP/2 keepalive so that it lets go of leaders that vanished.
     #[must_use]
     pub fn service(&self) -> RaftService {
-        service::service(self.inner.raft.clone(), self.inner.wire.clone(), self.states())
+        service::service(self.inner.raft.clone(), self.inner.wire.clone(), self.states(), self.inner.heard.clone())
     }
 
     pub(crate) fn forwarded(&self, forward: &ForwardToLeader<TypeConfig>) -> KnownLeader {

@@ -6,7 +6,7 @@ use crate::handle::{Consensus, Inner};
 use crate::leadership;
 use crate::network::Network;
 use crate::options::Options;
-use crate::pace;
+use crate::pace::{self, Heard};
 use crate::service::Raft;
 use crate::wire::Wire;
 use pgvigil_raft_store::{Closed, Digests, Probe, open};
@@ -52,13 +52,15 @@ impl Node {
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
         let leadership = leadership::follow(raft.server_metrics(), network.clone());
-        pace::keep(raft.clone(), leadership.clone(), options.timings.heartbeat);
+        let heard = Heard::default();
+        pace::keep(raft.clone(), leadership.clone(), options.timings, heard.clone());
         let rounds = Rounds::new(raft.clone(), leadership.clone(), options.timings.election_max * 2);
         let inner = Inner {
             raft,
             node,
             wire,
             network,
+            heard,
             timings: options.timings,
             leadership,
             rounds,

@@ -1,16 +1,18 @@
-//! Heartbeats at the wanted pace, with few wake-ups.
+//! Heartbeats and election timers at the wanted pace, with few wake-ups.
 //!
 //! openraft looks at its timers five times per heartbeat interval, on every node: with 100 ms fifty times a second,
-//! which is much of what an idle node costs. So openraft is given the longest interval that its election timeout
-//! allows, and the leader is reminded here in between. Should this task ever stop, openraft's own heartbeats still
-//! hold the group together.
+//! which is much of what an idle node costs. So its ticks are switched off wherever they have nothing to find: on a
+//! leader, which is reminded of its heartbeats here, and on a follower that heard its leader lately; openraft keeps
+//! faith with a leader for `election_max`, so no election comes later for it. Whoever hears nothing ticks. Should this
+//! task ever end, the ticks are switched on, and openraft's own heartbeats still hold the group together.
 
 use crate::leadership::Leadership;
 use crate::options::RaftTimings;
 use crate::service::Raft;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 /// The interval that openraft gets, in milliseconds. It demands that its interval, one look at its timers
 /// (13/64 of the interval) and the shortest distance between two heartbeats together stay below the election timeout.
@@ -31,18 +33,65 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reminds openraft while this node leads, until it stops.
-pub(crate) fn keep(raft: Raft, mut leadership: watch::Receiver<Leadership>, pace: Duration) {
+/// When this node last took something from a leader that it follows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<Mutex<Option<Instant>>>);
+
+impl Heard {
+    /// A message of a leader was accepted just now. One that was refused, as a deposed leader's is, does not count.
+    pub(crate) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// openraft's ticks; on again when this is dropped, for whatever reason.
+struct Ticks(Raft);
+
+impl Ticks {
+    fn set(&self, on: bool) {
+        self.0.runtime_config().tick(on);
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        self.set(true);
+    }
+}
+
+/// Keeps the pace until openraft stops.
+pub(crate) fn keep(raft: Raft, leadership: watch::Receiver<Leadership>, timings: RaftTimings, heard: Heard) {
     tokio::spawn(async move {
-        while leadership.wait_for(|l| l.i_am_leader).await.is_ok() {
-            let mut beats = interval(pace);
-            beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while leadership.borrow().i_am_leader {
-                beats.tick().await;
-                if raft.trigger().heartbeat().await.is_err() {
-                    return;
-                }
+        let ticks = Ticks(raft.clone());
+        let mut changes = leadership.clone();
+        loop {
+            if changes.borrow_and_update().i_am_leader {
+                ticks.set(false);
+                beat(&raft, &leadership, timings.heartbeat).await;
+            }
+            let now = Instant::now();
+            let faithful_until = heard.last().map(|at| at + timings.election_max).filter(|until| *until > now);
+            ticks.set(faithful_until.is_none());
+            let look_again = faithful_until.unwrap_or(now + timings.election_max);
+            if let Ok(Err(_stopped)) = timeout_at(look_again, changes.changed()).await {
+                return;
             }
         }
     });
+}
+
+/// Reminds openraft of its heartbeats while this node leads.
+async fn beat(raft: &Raft, leadership: &watch::Receiver<Leadership>, pace: Duration) {
+    let mut beats = interval(pace);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while leadership.borrow().i_am_leader {
+        beats.tick().await;
+        if raft.trigger().heartbeat().await.is_err() {
+            return;
+        }
+    }
 }

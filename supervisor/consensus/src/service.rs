@@ -1,9 +1,10 @@
 //! Incoming Raft messages, handed to openraft after the checks in `wire`.
 
 use crate::network::MESSAGE_MAX;
+use crate::pace::Heard;
 use crate::wire::Wire;
 use futures::stream::{self, BoxStream, StreamExt};
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use pgvigil_proto::v1::raft_transport_server::{RaftTransport, RaftTransportServer};
 use pgvigil_proto::v1::{RaftIdentity, RaftPayload, RaftSnapshotPart};
 use pgvigil_raft_store::{AppliedState, Snapshot, SnapshotMeta, StateMachine, TypeConfig, Vote};
@@ -25,11 +26,12 @@ pub struct Incoming {
     raft: Raft,
     wire: Wire,
     states: watch::Receiver<Arc<AppliedState>>,
+    heard: Heard,
 }
 
 /// Makes the service, with limits that fit its messages.
-pub(crate) fn service(raft: Raft, wire: Wire, states: watch::Receiver<Arc<AppliedState>>) -> RaftService {
-    RaftTransportServer::new(Incoming { raft, wire, states })
+pub(crate) fn service(raft: Raft, wire: Wire, states: watch::Receiver<Arc<AppliedState>>, heard: Heard) -> RaftService {
+    RaftTransportServer::new(Incoming { raft, wire, states, heard })
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX)
 }
@@ -38,6 +40,9 @@ impl Incoming {
     async fn append(&self, payload: &RaftPayload) -> Result<RaftPayload, Status> {
         let (from, message) = self.wire.unwrap::<AppendEntriesRequest<TypeConfig>>(payload).await?;
         let answer = self.raft.append_entries(message).await.map_err(stopped)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.heard.note();
+        }
         Ok(self.wire.wrap(from, &answer)?)
     }
 
