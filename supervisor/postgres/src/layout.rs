@@ -54,6 +54,12 @@ impl Layout {
         self.data_dir.join("pg_ident.conf")
     }
 
+    /// The program and arguments of the last postmaster that started here; PostgreSQL writes it.
+    #[must_use]
+    pub fn postmaster_opts(&self) -> PathBuf {
+        self.data_dir.join("postmaster.opts")
+    }
+
     /// Its presence makes PostgreSQL start as a standby: the fence (history A13).
     #[must_use]
     pub fn standby_signal(&self) -> PathBuf {

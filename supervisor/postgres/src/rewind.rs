@@ -11,6 +11,7 @@ use crate::{
     diverged::{self, Kept},
     fsio::{FsError, remove_durable, write_atomic},
     instance::{Instance, InstanceError, write_fence},
+    layout::Layout,
     position::{self, DiskPosition, PositionError},
     process::{Postmaster, SpawnOptions, StopMode},
     settings::SettingsError,
@@ -123,6 +124,18 @@ pub async fn rewind(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>)
     Ok(Rewound { kept, position, recovered: !clean, took: started.elapsed() })
 }
 
+/// The `cluster_name` of a server that only finishes recovery before a rewind.
+const RECOVERY: &str = "pgvigil-recovery-before-rewind";
+
+/// Whether the server that runs (if one does) only finishes recovery before a rewind. An agent that begins finds one
+/// where the agent before it died meanwhile: nobody can connect to it, it follows nobody, and nothing would end it.
+#[must_use]
+pub fn is_recovery(layout: &Layout) -> bool {
+    // Written by every postmaster when it starts: its program and arguments.
+    let arguments = std::fs::read_to_string(layout.postmaster_opts()).unwrap_or_default();
+    arguments.contains(&format!("\"cluster_name={RECOVERY}\""))
+}
+
 /// How long a server in archive recovery is left alone before it is stopped for a first look at how far it came.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
 
@@ -160,6 +173,7 @@ async fn recover(
     deadline: Instant,
 ) -> Result<(), RewindError> {
     let pairs = [
+        ("cluster_name", RECOVERY.to_owned()),
         ("hot_standby", "off".to_owned()),
         ("listen_addresses", String::new()),
         ("primary_conninfo", String::new()),

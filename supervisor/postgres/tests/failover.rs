@@ -10,7 +10,7 @@ use pgvigil_postgres::{
     history_files,
     layout::segment_name,
     position,
-    rewind::{RewindPlan, rewind},
+    rewind::{RewindPlan, is_recovery, rewind},
     seal,
     settings::write_pass_file,
 };
@@ -206,6 +206,47 @@ pg_test!(
         c.wait_streaming().await;
         b.wait_caught_up(&c).await;
         assert_eq!(c.sql("SELECT to_regclass('lost') IS NULL").await, "t");
+    }
+);
+
+pg_test!(
+    /// pgvigil died while a crashed standby finished recovery for its rewind: the next one adopted that server, which
+    /// nobody can connect to, and waited for it for ever (found by the chaos suite). It is known for what it is, may be
+    /// ended, and the rewind begins anew; the standby that comes of it is not taken for one.
+    a_recovery_whose_agent_died_is_known_and_the_rewind_done_again,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        let mut c = Node::standby(root.path(), "c", &a).await;
+        a.wait_caught_up(&b).await;
+        seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 1000) g").await;
+        a.wait_caught_up(&c).await;
+        c.instance.fence().await.unwrap();
+        a.instance.fence().await.unwrap();
+        let promoted = b.promote(TimelineId(2)).await;
+        c.follow(&b);
+        let plan = rewind_plan(&c, &b, promoted.fork);
+        assert!(!is_recovery(&c.instance.layout));
+        let died = async {
+            until("the recovery", async || {
+                is_recovery(&c.instance.layout) && c.instance.adopt().is_ok_and(|found| found.is_some())
+            })
+            .await;
+        };
+        let mut ignored = |_: &str| {};
+        tokio::select! {
+            done = rewind(&c.instance, &plan, &mut ignored) => panic!("too soon: {done:?}"),
+            () = died => {}
+        }
+        assert!(c.instance.adopt().unwrap().is_some() && is_recovery(&c.instance.layout));
+        c.instance.fence().await.unwrap();
+        rewind(&c.instance, &plan, &mut |_| {}).await.unwrap();
+        c.start(StartAs::Standby).await;
+        assert!(!is_recovery(&c.instance.layout));
+        c.wait_streaming().await;
+        b.wait_caught_up(&c).await;
     }
 );
 

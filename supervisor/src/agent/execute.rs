@@ -87,7 +87,7 @@ fn obey(shared: &Shared, epoch: Epoch) -> anyhow::Result<()> {
     shared.promise(|promise| promise.epoch = epoch).context("cannot write the promise")
 }
 
-fn instance(shared: &Shared) -> Instance {
+pub(super) fn instance(shared: &Shared) -> Instance {
     Instance {
         binaries: shared.binaries.clone(),
         layout: shared.layout.clone(),

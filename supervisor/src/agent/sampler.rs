@@ -14,6 +14,7 @@ use pgvigil_postgres::{
     datadir::{self, Content},
     drift, hba,
     process::{LOG_BYTES, bound_log},
+    rewind,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -58,6 +59,11 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         *link = None;
         let busy = shared.lock().local.busy;
         if !busy {
+            if let Err(why) = end_recovery(shared).await {
+                shared.problem("recovery", Some(why));
+                return;
+            }
+            shared.problem("recovery", None);
             find(shared);
         }
         return;
@@ -135,6 +141,18 @@ async fn undercut(shared: &Arc<Shared>, link: &Link) {
             return;
         }
     }
+}
+
+/// A server that an agent before this one started to finish recovery before a rewind is no server to adopt: it is ended,
+/// and the rewind begins anew.
+async fn end_recovery(shared: &Arc<Shared>) -> Result<(), String> {
+    let instance = super::execute::instance(shared);
+    if !rewind::is_recovery(&instance.layout) || !matches!(instance.adopt(), Ok(Some(_))) {
+        return Ok(());
+    }
+    tracing::info!(member = %shared.me(), "ending the recovery that a rewind had begun before pgvigil was restarted");
+    let ended = instance.fence().await;
+    ended.map(drop).map_err(|error| format!("the recovery before a rewind cannot be ended: {error}"))
 }
 
 /// Nothing is known to run: what is in the data directory, and does something run in it?
