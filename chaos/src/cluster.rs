@@ -114,9 +114,9 @@ pub struct Node {
     pub dir: PathBuf,
     /// Its member's name.
     pub member: String,
-    /// Where its pgvigil listens.
+    /// Where its pgvigil is reached.
     pub listen: String,
-    /// Where its PostgreSQL listens.
+    /// Its PostgreSQL's port.
     pub port: u16,
     /// Its PostgreSQL's data directory.
     pub data_dir: PathBuf,
@@ -239,6 +239,13 @@ impl Cluster {
 
     /// The same, living there.
     pub fn add_node_at(&mut self, place: Place) -> Result<u64, ClusterError> {
+        let id = self.prepare_node_at(place)?;
+        self.start_node(id)?;
+        Ok(id)
+    }
+
+    /// The same, but it is not started yet.
+    pub fn prepare_node_at(&mut self, place: Place) -> Result<u64, ClusterError> {
         let id = self.next_id();
         let voters: Vec<(u64, String)> =
             self.nodes.iter().take(NODES).map(|node| (node.id, node.listen.clone())).collect();
@@ -249,7 +256,6 @@ impl Cluster {
         let text = node_file::text(self, &node, &voters, "", None)?;
         self.account.write_file(&node.config, &text)?;
         self.nodes.push(node);
-        self.start_node(id)?;
         Ok(id)
     }
 
@@ -474,6 +480,16 @@ impl Node {
     /// The file that its pgvigil's messages go to.
     pub fn log(&self) -> PathBuf {
         self.place.log.clone().unwrap_or_else(|| self.dir.join("pgvigil.log"))
+    }
+
+    /// The servers' addresses, each with the one that it listens on where there is a front before it: pgvigil's, PostgreSQL's.
+    pub fn fronts(&self) -> Option<[(String, String); 2]> {
+        let behind = self.place.behind.as_ref()?;
+        let port = self.listen.rsplit(':').next().unwrap_or_default();
+        Some([
+            (self.listen.clone(), format!("{behind}:{port}")),
+            (format!("{}:{}", self.place.address, self.port), format!("{behind}:{}", self.port)),
+        ])
     }
 
     /// Where its PostgreSQL is reached.

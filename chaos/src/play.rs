@@ -258,7 +258,9 @@ fn go(place: &PlaceArguments, needs_hosts: bool, length: Option<u64>) -> anyhow:
             return Ok(Start::Over(refuse(&format!("hosts of their own need what is not here: {missing}"))));
         }
         eprintln!("hosts of their own need what is not here: {missing}");
-        eprintln!("playing on loopback; faults of networks, disks and clocks are left out");
+        eprintln!(
+            "playing on loopback, where links can be cut; faults of frames, disks and clocks, and power losses, are left out"
+        );
     }
     let ground = match host::enter(&place.dir, missing.is_empty() && !place.loopback)? {
         Entered::Inside(ground) => ground,

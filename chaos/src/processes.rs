@@ -138,7 +138,7 @@ pub fn is_alive(pid: i32) -> bool {
 }
 
 /// Every process on this machine that is not a zombie.
-fn all() -> Vec<Process> {
+pub(crate) fn all() -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter_map(read).collect()
 }

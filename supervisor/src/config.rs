@@ -80,6 +80,9 @@ pub struct MemberConfig {
     pub host: String,
     /// PostgreSQL's port.
     pub port: u16,
+    /// On which addresses PostgreSQL listens, as PostgreSQL writes them; `None`: on `host` where that is a loopback address,
+    /// else on all.
+    pub listen_addresses: Option<String>,
     /// The data directory.
     pub data_dir: PathBuf,
     /// PostgreSQL's programs; `None`: they are looked for.
@@ -237,6 +240,7 @@ struct RawMember {
     priority: u32,
     host: String,
     port: u16,
+    listen_addresses: Option<String>,
     data_dir: PathBuf,
     bin_dir: Option<PathBuf>,
     replication_password_file: PathBuf,

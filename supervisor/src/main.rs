@@ -6,6 +6,7 @@ use pgvigil::{
     cli::{self, Arguments, Failure, RunArguments, Subcommand},
     config, demo, guard, runtime, telemetry,
 };
+use pgvigil_consensus::grid;
 use pgvigil_postgres::{Binaries, datadir::major_version, fault};
 use std::{future::Future, process::ExitCode};
 
@@ -92,6 +93,7 @@ fn in_runtime(task: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start the threads: {error}")))?;
+    grid::begin();
     let result = runtime.block_on(task);
     // Helper threads that wait for a hung disk or peer must not keep the process alive.
     runtime.shutdown_background();

@@ -18,10 +18,19 @@ pub(super) fn text(
     let list: Vec<String> = voters.iter().map(|(id, address)| format!("{id} = \"{address}\"")).collect();
     let initial = if voters.iter().any(|(voter, _)| voter == id) { "" } else { "initial_voter = false\n" };
     let journal = if cluster.journal { format!("journal = {:?}\n", node.dir.join("journal")) } else { String::new() };
+    // Behind a front, its servers listen elsewhere than where they are known.
+    let port_of_pgvigil = listen.rsplit(':').next().unwrap_or_default();
+    let (listen, postgres) = match &place.behind {
+        None => (listen.clone(), String::new()),
+        Some(behind) => (
+            format!("{behind}:{port_of_pgvigil}\"\nadvertise = \"{listen}"),
+            format!("listen_addresses = \"{behind}\"\n"),
+        ),
+    };
     let mut text = format!(
         "cluster = \"chaos\"\n\
          [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}{journal}\
-         [member]\nname = \"{member}\"\nhost = \"{host}\"\nport = {port}\ndata_dir = {data:?}\n\
+         [member]\nname = \"{member}\"\nhost = \"{host}\"\nport = {port}\n{postgres}data_dir = {data:?}\n\
          bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
          hba = [\"host all all {clients} trust\"]\n{more}\
          [member.parameters]\nshared_buffers = \"32MB\"\n",

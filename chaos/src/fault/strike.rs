@@ -113,7 +113,7 @@ pub fn strike(world: &mut World, fault: &Fault) -> Result<Undo, FaultError> {
                 world.cluster.nodes.iter().map(|node| End::Host(node.id)).chain([End::Clients]).collect();
             return cut(world, &Link::from_to(&ends, &ends), Trouble::Loss(*percent));
         }
-        Fault::Weather(id, weather) => world.network("weather")?.weather(*id, Some(*weather))?,
+        Fault::Weather(id, weather) => world.weather(*id, Some(*weather))?,
         Fault::DiskFull(id) => world.disk(*id, "a full disk")?.fill()?,
         Fault::NoInodes(id) => world.disk(*id, "a full disk")?.exhaust_inodes()?,
         Fault::DiskStall(id) => world.disk(*id, "a stalled disk")?.stall()?,
@@ -164,10 +164,9 @@ impl Undo {
         let now = Instant::now();
         match (self, fault) {
             (Undo::Flap(cut, next), Fault::Flapping(a, b, period)) if *next <= now => {
-                let network = world.network("a flapping partition")?;
                 *cut = match cut.take() {
-                    Some(cut) => network.mend(cut).map(|()| None)?,
-                    None => Some(network.trouble(&Link::between(a, b), Trouble::Cut)?),
+                    Some(cut) => world.mend(cut).map(|()| None)?,
+                    None => Some(world.trouble(&Link::between(a, b), Trouble::Cut)?),
                 };
                 *next = now + *period;
             }
@@ -196,13 +195,13 @@ impl Undo {
             }
             Undo::PowerOn(hosts, cut) => {
                 if let Some(cut) = cut {
-                    world.network("power")?.mend(cut)?;
+                    world.mend(cut)?;
                 }
                 for id in hosts {
                     world.cluster.start_node(id)?;
                 }
             }
-            Undo::Mend(cut) | Undo::Flap(Some(cut), _) => world.network("a partition")?.mend(cut)?,
+            Undo::Mend(cut) | Undo::Flap(Some(cut), _) => world.mend(cut)?,
             Undo::Strobe(..) => {
                 let id = fault.host().expect("a clock is on a host");
                 world.control(id, "a strobing clock")?.wall_clock(0)?;
@@ -221,7 +220,7 @@ impl Undo {
 
 fn opposite(world: &mut World, fault: &Fault) -> Result<(), FaultError> {
     match fault {
-        Fault::Weather(id, _) => world.network("weather")?.weather(*id, None)?,
+        Fault::Weather(id, _) => world.weather(*id, None)?,
         Fault::DiskFull(id) => world.disk(*id, "a full disk")?.unfill()?,
         Fault::NoInodes(id) => world.disk(*id, "a full disk")?.free_inodes()?,
         Fault::DiskStall(id) => world.disk(*id, "a stalled disk")?.unstall()?,
@@ -257,15 +256,10 @@ fn freeze(world: &World, part: Part, id: u64) -> Result<Undo, FaultError> {
 
 /// Off the network first, then everything is killed: nobody hears of the end of a connection.
 fn power_off(world: &mut World, hosts: &[u64]) -> Result<Undo, FaultError> {
-    let cut = match world.has_hosts() {
-        false => None,
-        true => {
-            let gone: Vec<End> = hosts.iter().map(|id| End::Host(*id)).collect();
-            let all = world.cluster.nodes.iter().map(|node| End::Host(node.id));
-            let all: Vec<End> = all.chain([End::Clients, End::Operator]).collect();
-            Some(world.network("power")?.trouble(&Link::between(&gone, &all), Trouble::Cut)?)
-        }
-    };
+    let gone: Vec<End> = hosts.iter().map(|id| End::Host(*id)).collect();
+    let all = world.cluster.nodes.iter().map(|node| End::Host(node.id));
+    let all: Vec<End> = all.chain([End::Clients, End::Operator]).collect();
+    let cut = world.trouble(&Link::between(&gone, &all), Trouble::Cut)?;
     for id in hosts {
         world.cluster.leave_dead(*id);
         processes::stop_host(&world.cluster.node(*id)?.dir)?;
@@ -273,11 +267,11 @@ fn power_off(world: &mut World, hosts: &[u64]) -> Result<Undo, FaultError> {
     for id in hosts {
         processes::kill_host(&world.cluster.node(*id)?.dir)?;
     }
-    Ok(Undo::PowerOn(hosts.to_vec(), cut))
+    Ok(Undo::PowerOn(hosts.to_vec(), Some(cut)))
 }
 
 fn cut(world: &mut World, links: &[Link], trouble: Trouble) -> Result<Undo, FaultError> {
-    Ok(Undo::Mend(world.network("a partition")?.trouble(links, trouble)?))
+    Ok(Undo::Mend(world.trouble(links, trouble)?))
 }
 
 fn connect(world: &World, id: u64) -> Result<Connection, FaultError> {

@@ -113,26 +113,6 @@ impl Fault {
             Fault::BusyCores(_) => false,
         }
     }
-
-    /// Whether it needs hosts of their own.
-    pub fn needs_hosts(&self) -> bool {
-        matches!(
-            self,
-            Fault::PowerLoss(_)
-                | Fault::Partition(..)
-                | Fault::OneWay(..)
-                | Fault::Flapping(..)
-                | Fault::ServiceCut(..)
-                | Fault::Loss(_)
-                | Fault::Weather(..)
-                | Fault::DiskFull(_)
-                | Fault::NoInodes(_)
-                | Fault::SyncError(..)
-                | Fault::DiskStall(_)
-                | Fault::WallClock(..)
-                | Fault::Strobe(..)
-        )
-    }
 }
 
 impl fmt::Display for Fault {

@@ -5,10 +5,15 @@
 //! its disk (`disk`) and a preloaded library that can make fsync fail and the wall clock jump (`shim`). Nothing of it
 //! has a name on the machine itself, so the kernel takes it all back when the run ends, however it ends; the folder and
 //! a disk that was frozen at that moment are what `janitor` takes back.
+//!
+//! Where namespaces are not permitted, hosts are folders on loopback, and every server has a front (`front`), so that
+//! links can be cut there too.
 
 mod disk;
 mod enter;
+mod front;
 mod janitor;
+mod links;
 mod netns;
 mod network;
 mod relay;
@@ -24,9 +29,11 @@ use thiserror::Error;
 
 pub use disk::Disk;
 pub use enter::{Entered, Ground, Missing, enter, missing};
+pub use front::Fronts;
 pub use janitor::{Left, sweep};
+pub use links::{CutId, End, Link, Service, Trouble};
 pub use netns::Netns;
-pub use network::{CutId, End, Link, Network, Service, Trouble};
+pub use network::Network;
 pub use relay::Weather;
 pub use rundir::RunDir;
 pub use shim::{Control, Shim};
@@ -78,8 +85,10 @@ impl HostError {
 /// Where a node lives: its address, and, in a world of hosts, its network and its environment.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The address that its servers listen on.
+    /// The address that others reach its servers by.
     pub address: String,
+    /// The address that its servers listen on, behind that one; `None`: on that one itself.
+    pub behind: Option<String>,
     /// The addresses that clients come from, for `pg_hba.conf`.
     pub clients: String,
     /// Its network; `None`: the one of the calling thread.
@@ -95,6 +104,7 @@ impl Place {
     pub fn loopback() -> Place {
         Place {
             address: "127.0.0.1".to_owned(),
+            behind: None,
             clients: "127.0.0.1/32".to_owned(),
             netns: None,
             environment: Vec::new(),

@@ -4,8 +4,8 @@
 //! so that a host that is cut off is silent for ARP too. The operator's commands come from the bridge itself.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+use super::links::{CutId, End, Link, Service, Trouble, Troubles};
 use super::relay::{self, Relay, Weather};
 use super::{HostError, Netns, Place, tool};
 
@@ -15,88 +15,12 @@ const PREFIX: &str = "198.18.7";
 const OPERATOR: u64 = 254;
 const CLIENTS: u64 = 200;
 
-/// Somebody on the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum End {
-    /// The host of that node.
-    Host(u64),
-    /// Where the clients are.
-    Clients,
-    /// Where the suite asks from.
-    Operator,
-}
-
-impl End {
-    /// Its port on the bridge.
-    fn port(self) -> String {
-        match self {
-            End::Host(id) => format!("h{id}"),
-            End::Clients => "clients".to_owned(),
-            End::Operator => "br0".to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            End::Host(id) => write!(f, "host {id}"),
-            End::Clients => f.write_str("the clients"),
-            End::Operator => f.write_str("the operator"),
-        }
-    }
-}
-
-/// One direction between two ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Link {
-    /// The sender.
-    pub from: End,
-    /// The receiver.
-    pub to: End,
-}
-
-/// What happens to frames on a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
-    /// All are dropped.
-    Cut,
-    /// So many of a hundred are dropped, at random.
-    Loss(u8),
-    /// Those from and to the servers of that kind are dropped; the others pass.
-    CutService(Service),
-}
-
-/// A kind of server that hosts have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Service {
-    /// PostgreSQL: clients and replication.
-    Postgres,
-    /// pgvigil: Raft, agents, commands.
-    Pgvigil,
-}
-
-impl Service {
-    /// Its ports, on any host.
-    fn ports(self) -> &'static str {
-        match self {
-            Service::Postgres => "5432-5499",
-            Service::Pgvigil => "7400",
-        }
-    }
-}
-
-/// A trouble that can be ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CutId(u64);
-
 /// The switch and all that is plugged in.
 #[derive(Debug)]
 pub struct Network {
     hosts: BTreeMap<u64, Netns>,
     clients: Netns,
-    troubles: BTreeMap<CutId, Vec<(Link, Trouble)>>,
-    next: u64,
+    troubles: Troubles,
     relays: BTreeMap<u64, Relay>,
 }
 
@@ -124,7 +48,7 @@ impl Network {
         let clients = Netns::new()?;
         plug(End::Clients, &clients, CLIENTS)?;
         let network =
-            Network { hosts: BTreeMap::new(), clients, troubles: BTreeMap::new(), next: 1, relays: BTreeMap::new() };
+            Network { hosts: BTreeMap::new(), clients, troubles: Troubles::default(), relays: BTreeMap::new() };
         network.write_rules()?;
         Ok(network)
     }
@@ -149,6 +73,7 @@ impl Network {
     pub fn place(&self, id: u64) -> Place {
         Place {
             address: format!("{PREFIX}.{id}"),
+            behind: None,
             clients: format!("{PREFIX}.0/24"),
             netns: self.hosts.get(&id).cloned(),
             environment: Vec::new(),
@@ -163,16 +88,14 @@ impl Network {
 
     /// From now on there is trouble on these links.
     pub fn trouble(&mut self, links: &[Link], trouble: Trouble) -> Result<CutId, HostError> {
-        let id = CutId(self.next);
-        self.next += 1;
-        self.troubles.insert(id, links.iter().map(|link| (*link, trouble)).collect());
+        let id = self.troubles.add(links, trouble);
         self.write_rules()?;
         Ok(id)
     }
 
     /// That trouble is over.
     pub fn mend(&mut self, id: CutId) -> Result<(), HostError> {
-        self.troubles.remove(&id);
+        self.troubles.end(id);
         self.write_rules()
     }
 
@@ -199,21 +122,8 @@ impl Network {
     }
 
     fn write_rules(&self) -> Result<(), HostError> {
-        let all: Vec<(Link, Trouble)> = self.troubles.values().flatten().copied().collect();
+        let all: Vec<(Link, Trouble)> = self.troubles.all().collect();
         tool("nft", &["-f", "-"], Some(&rules(&all))).map(drop)
-    }
-}
-
-impl Link {
-    /// From any of the first to any of the second.
-    pub fn from_to(some: &[End], others: &[End]) -> Vec<Link> {
-        let pairs = some.iter().flat_map(|a| others.iter().map(|b| Link { from: *a, to: *b }));
-        pairs.filter(|link| link.from != link.to).collect()
-    }
-
-    /// Both directions between any of the first and any of the second.
-    pub fn between(some: &[End], others: &[End]) -> Vec<Link> {
-        [Link::from_to(some, others), Link::from_to(others, some)].concat()
     }
 }
 
@@ -230,6 +140,27 @@ fn plug(end: End, netns: &Netns, number: u64) -> Result<(), HostError> {
         ip(&format!("addr add {PREFIX}.{number}/24 dev eth0"))?;
         ip("link set eth0 up").map(drop)
     })
+}
+
+impl End {
+    /// Its port on the bridge.
+    fn port(self) -> String {
+        match self {
+            End::Host(id) => format!("h{id}"),
+            End::Clients => "clients".to_owned(),
+            End::Operator => "br0".to_owned(),
+        }
+    }
+}
+
+impl Service {
+    /// Its ports, on any host.
+    fn ports(self) -> &'static str {
+        match self {
+            Service::Postgres => "5432-5499",
+            Service::Pgvigil => "7400",
+        }
+    }
 }
 
 /// A port, also while a relay has put another in its place.
@@ -291,12 +222,5 @@ mod tests {
         assert!(text.contains("chain output"), "{text}");
         assert!(text.contains("oifname { \"h3\", \"h3w\" } numgen random mod 100 < 30 drop"), "{text}");
         assert!(!text.contains("forward"), "{text}");
-    }
-
-    #[test]
-    fn between_groups_every_pair_is_named_both_ways() {
-        let links = Link::between(&[End::Host(1)], &[End::Host(2), End::Clients]);
-        assert_eq!(links.len(), 4);
-        assert!(links.contains(&Link { from: End::Clients, to: End::Host(1) }));
     }
 }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::{Control, Disk, Ground, HostError, Netns, Network, Place, Shim};
-use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES};
+use super::{
+    Control, CutId, Disk, Fronts, Ground, HostError, Link, Netns, Network, Place, Service, Shim, Trouble, Weather,
+};
+use crate::cluster::{Cluster, ClusterError, ClusterOptions, NODES, Node};
 use crate::processes::SignalError;
 
 /// Mebibytes of a host's disk.
@@ -36,19 +38,28 @@ struct Gear {
     control: Control,
 }
 
+/// How everybody is connected.
+#[derive(Debug)]
+enum Links {
+    /// By a switch.
+    Network(Network),
+    /// By loopback, where a front is before every server.
+    Fronts(Fronts),
+}
+
 /// The nodes, their hosts, and everybody's network.
 #[derive(Debug)]
 pub struct World {
     /// The nodes. First, so that nothing runs any more when the rest goes.
     pub cluster: Cluster,
     gear: BTreeMap<u64, Gear>,
-    network: Option<Network>,
+    links: Links,
     shim: Option<Shim>,
     dir: PathBuf,
 }
 
 impl World {
-    /// Starts three nodes; they form the cluster by themselves. On loopback there are no hosts, only folders.
+    /// Starts three nodes; they form the cluster by themselves. On loopback there are no hosts, only folders and fronts.
     /// `number`: which world of this run.
     pub fn start(ground: &Ground, number: usize, pgvigil: Option<PathBuf>) -> Result<World, WorldError> {
         let dir = ground.dir().join(format!("world{number}"));
@@ -65,38 +76,59 @@ impl World {
             ..ClusterOptions::default()
         };
         let mut gear = BTreeMap::new();
-        let (mut network, mut shim) = (None, None);
-        if let Ground::Hosts(_) = ground {
-            let library = shim.insert(Shim::build(&dir)?);
-            // One switch for the whole run; the next world of the same run finds it empty again.
-            let switch = network.insert(Network::new()?);
-            for id in 1..=NODES as u64 {
-                let (place, its_gear) = furnish(&dir, &nodes, switch, library, id)?;
-                options.places.insert(id, place);
-                gear.insert(id, its_gear);
+        let mut shim = None;
+        let mut links = match ground {
+            Ground::Hosts(_) => {
+                shim = Some(Shim::build(&dir)?);
+                // One switch for the whole run; the next world of the same run finds it empty again.
+                Links::Network(Network::new()?)
             }
+            Ground::Loopback(_) => Links::Fronts(Fronts::default()),
+        };
+        for id in 1..=NODES as u64 {
+            let place = match (&mut links, &shim) {
+                (Links::Network(switch), Some(library)) => {
+                    let (place, its_gear) = furnish(&dir, &nodes, switch, library, id)?;
+                    gear.insert(id, its_gear);
+                    place
+                }
+                _ => Fronts::place(id),
+            };
+            options.places.insert(id, place);
         }
         let mut cluster = Cluster::prepare(options)?;
         for gear in gear.values() {
             gear.disk.sync()?;
         }
+        if let Links::Fronts(fronts) = &mut links {
+            for node in &cluster.nodes {
+                open(fronts, node)?;
+            }
+        }
         for id in cluster.nodes.iter().map(|node| node.id).collect::<Vec<_>>() {
             cluster.start_node(id)?;
         }
-        Ok(World { cluster, gear, network, shim, dir })
+        Ok(World { cluster, gear, links, shim, dir })
     }
 
     /// Adds a host with a new node, which joins by itself; its id.
     pub fn add_host(&mut self) -> Result<u64, WorldError> {
         let id = self.cluster.next_id();
-        let (Some(switch), Some(library)) = (&mut self.network, &self.shim) else {
-            return Ok(self.cluster.add_node_at(Place::loopback())?);
-        };
-        let nodes = self.cluster.dir.clone();
-        let (place, gear) = furnish(&self.dir, &nodes, switch, library, id)?;
-        let id = self.cluster.add_node_at(place)?;
-        gear.disk.sync()?;
-        self.gear.insert(id, gear);
+        match (&mut self.links, &self.shim) {
+            (Links::Network(switch), Some(library)) => {
+                let nodes = self.cluster.dir.clone();
+                let (place, gear) = furnish(&self.dir, &nodes, switch, library, id)?;
+                self.cluster.prepare_node_at(place)?;
+                gear.disk.sync()?;
+                self.gear.insert(id, gear);
+            }
+            (Links::Fronts(fronts), _) => {
+                self.cluster.prepare_node_at(Fronts::place(id))?;
+                open(fronts, self.cluster.node(id)?)?;
+            }
+            (Links::Network(_), None) => unreachable!("hosts have their library"),
+        }
+        self.cluster.start_node(id)?;
         Ok(id)
     }
 
@@ -104,26 +136,50 @@ impl World {
     pub fn remove_host(&mut self, id: u64) -> Result<(), WorldError> {
         let node = self.cluster.forget_node(id)?;
         self.gear.remove(&id);
-        if let Some(network) = &mut self.network {
-            network.remove_host(id)?;
+        match &mut self.links {
+            Links::Network(network) => network.remove_host(id)?,
+            Links::Fronts(fronts) => fronts.remove_host(id),
         }
         std::fs::remove_dir_all(&node.dir).map_err(HostError::io("removing a host's folder"))?;
         Ok(())
     }
 
-    /// The network; an error on loopback.
-    pub fn network(&mut self, what: &'static str) -> Result<&mut Network, WorldError> {
-        self.network.as_mut().ok_or(WorldError::NoHosts(what))
+    /// From now on there is trouble on these links; an error on loopback, where it is frames that are to be lost.
+    pub fn trouble(&mut self, links: &[Link], trouble: Trouble) -> Result<CutId, WorldError> {
+        match &mut self.links {
+            Links::Network(network) => Ok(network.trouble(links, trouble)?),
+            Links::Fronts(fronts) => fronts.trouble(links, trouble).ok_or(WorldError::NoHosts("loss of frames")),
+        }
+    }
+
+    /// That trouble is over.
+    pub fn mend(&mut self, id: CutId) -> Result<(), WorldError> {
+        match &mut self.links {
+            Links::Network(network) => network.mend(id)?,
+            Links::Fronts(fronts) => fronts.mend(id),
+        }
+        Ok(())
+    }
+
+    /// All frames to and from a host go through this weather from now on; `None`: straight again. An error on loopback.
+    pub fn weather(&mut self, id: u64, weather: Option<Weather>) -> Result<(), WorldError> {
+        match &mut self.links {
+            Links::Network(network) => Ok(network.weather(id, weather)?),
+            Links::Fronts(_) => Err(WorldError::NoHosts("weather")),
+        }
     }
 
     /// Whether there are hosts, and not only folders.
     pub fn has_hosts(&self) -> bool {
-        self.network.is_some()
+        matches!(self.links, Links::Network(_))
     }
 
     /// The network that clients are in; `None` on loopback.
     pub fn clients(&self) -> Option<Netns> {
-        self.network.as_ref().map(|network| network.clients().clone())
+        match &self.links {
+            Links::Network(network) => Some(network.clients().clone()),
+            Links::Fronts(_) => None,
+        }
     }
 
     /// The disk of a host.
@@ -140,6 +196,16 @@ impl World {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// The fronts before a node's servers.
+fn open(fronts: &mut Fronts, node: &Node) -> Result<(), WorldError> {
+    let pairs = node.fronts().into_iter().flatten();
+    for ((front, server), service) in pairs.zip([Service::Pgvigil, Service::Postgres]) {
+        let address = |text: String| text.parse().expect("a loopback address and a port");
+        fronts.open(node.id, &node.dir, service, address(front), address(server))?;
+    }
+    Ok(())
 }
 
 /// The cable, the disk and the page of a new host.

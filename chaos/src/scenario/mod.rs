@@ -51,9 +51,9 @@ pub struct Scenario {
 /// What a scenario needs to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// Processes that can be killed and frozen.
+    /// Processes that can be killed and frozen, and links that can be cut.
     Processes,
-    /// Hosts with networks and disks of their own.
+    /// Hosts with cables, disks and clocks of their own.
     Hosts,
     /// Something that pgvigil does not have yet: why it cannot run anywhere.
     Unbuilt(&'static str),

@@ -72,7 +72,7 @@ pub fn run(
 pub fn unfit(scenario: &Scenario, ground: &Ground) -> Option<String> {
     match (scenario.needs, ground) {
         (Needs::Unbuilt(why), _) => Some(why.to_owned()),
-        (Needs::Hosts, Ground::Loopback(_)) => Some("needs hosts of their own (networks and disks)".to_owned()),
+        (Needs::Hosts, Ground::Loopback(_)) => Some("needs hosts of their own (cables, disks, clocks)".to_owned()),
         _ => None,
     }
 }

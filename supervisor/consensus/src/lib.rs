@@ -15,6 +15,7 @@
 
 mod confirm;
 mod error;
+pub mod grid;
 mod handle;
 mod leadership;
 mod membership;

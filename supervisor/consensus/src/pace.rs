@@ -6,13 +6,14 @@
 //! faith with a leader for `election_max`, so no election comes later for it. Whoever hears nothing ticks. Should this
 //! task ever end, the ticks are switched on, and openraft's own heartbeats still hold the group together.
 
+use crate::grid;
 use crate::leadership::Leadership;
 use crate::options::RaftTimings;
 use crate::service::Raft;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The interval that openraft gets, in milliseconds. It demands that its interval, one look at its timers
 /// (13/64 of the interval) and the shortest distance between two heartbeats together stay below the election timeout.
@@ -84,14 +85,15 @@ pub(crate) fn keep(raft: Raft, leadership: watch::Receiver<Leadership>, timings:
     });
 }
 
-/// Reminds openraft of its heartbeats while this node leads.
+/// Reminds openraft of its heartbeats while this node leads: at common moments, so one may come half of their spacing
+/// early or late, and the next one makes up for it.
 async fn beat(raft: &Raft, leadership: &watch::Receiver<Leadership>, pace: Duration) {
-    let mut beats = interval(pace);
-    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = Instant::now();
     while leadership.borrow().i_am_leader {
-        beats.tick().await;
         if raft.trigger().heartbeat().await.is_err() {
             return;
         }
+        due = (due + pace).max(Instant::now());
+        sleep_until(grid::nearest(due, pace)).await;
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{right::Renewal, shared::Shared};
 use crate::clock;
+use pgvigil_consensus::grid;
 use pgvigil_core::{id::Epoch, local::LocalPostgres, time::Time};
 use pgvigil_postgres::{Beat, Canary};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Ends of canary records remembered, to measure standbys by: a few seconds' worth.
 const RECORDS: usize = 64;
@@ -16,7 +17,8 @@ pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
         let mut canary: Option<(i32, Canary)> = None;
         loop {
             let pause = shared.agreed().map_or(250, |agreed| agreed.settings.canary_ms);
-            let due = tokio::time::Instant::now() + Duration::from_millis(pause);
+            let pause = Duration::from_millis(pause);
+            let due = grid::nearest(Instant::now() + pause, pause);
             match serving(&shared) {
                 Some((pid, epoch)) => {
                     if canary.as_ref().is_none_or(|(of, _)| *of != pid) {
@@ -24,7 +26,7 @@ pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
                         canary = Some((pid, Canary::new(endpoint, shared.me().as_str())));
                     }
                     if let Some((_, canary)) = canary.as_mut() {
-                        beat(&shared, canary, Duration::from_millis(pause), epoch, &renewals).await;
+                        beat(&shared, canary, pause, epoch, &renewals).await;
                     }
                 }
                 None => canary = None,

@@ -113,9 +113,10 @@ fn rule(setting: &Setting, epoch: Epoch) -> SyncRule {
 fn settings(shared: &Shared) -> Settings {
     let endpoint = shared.lock().endpoint.clone();
     let mut settings = Settings::new(shared.config.port, endpoint.socket_dir);
-    settings.listen_addresses = match shared.config.host.parse::<IpAddr>() {
-        Ok(address) if address.is_loopback() => address.to_string(),
-        _ => "*".to_owned(),
+    settings.listen_addresses = match (&shared.config.listen_addresses, shared.config.host.parse::<IpAddr>()) {
+        (Some(addresses), _) => addresses.clone(),
+        (None, Ok(address)) if address.is_loopback() => address.to_string(),
+        (None, _) => "*".to_owned(),
     };
     if let Some(agreed) = shared.agreed() {
         settings.max_slot_wal_keep_size_mb = i64::try_from(agreed.settings.slot_wal_max_mib).unwrap_or(i64::MAX);

@@ -3,6 +3,7 @@
 
 use super::shared::Shared;
 use crate::clock;
+use pgvigil_consensus::grid;
 use pgvigil_core::{local::LocalPostgres, report::Probe};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -21,7 +22,7 @@ pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
         loop {
             let pause = shared.agreed().map_or(250, |agreed| agreed.settings.heartbeat_ms);
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            tokio::time::sleep_until(grid::after(Duration::from_millis(pause))).await;
             let Some((target, host, port)) = target(&shared) else {
                 shared.lock().probe = None;
                 continue;

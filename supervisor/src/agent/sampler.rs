@@ -2,6 +2,7 @@
 
 use super::shared::{Inner, Shared};
 use crate::clock;
+use pgvigil_consensus::grid;
 use pgvigil_core::{
     id::TimelineId,
     local::{InForce, LocalPostgres, Running},
@@ -17,6 +18,7 @@ use pgvigil_postgres::{
     rewind,
 };
 use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// A sample's own limit. Its lateness is no verdict on PostgreSQL: the canary is.
 const LIMIT: Duration = Duration::from_millis(1_500);
@@ -34,9 +36,9 @@ pub fn start(shared: Arc<Shared>) {
         loop {
             round(&shared, &mut link, count).await;
             count += 1;
-            let pause = pause(&shared);
+            let pause = Duration::from_millis(pause(&shared));
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+                () = tokio::time::sleep_until(grid::nearest(Instant::now() + pause, pause)) => {}
                 () = shared.look.notified() => {}
             }
         }

@@ -10,7 +10,7 @@ use pgvigil_core::{
 };
 use pgvigil_proto::v1::{AgentFrame, LeaderFrame, agents_client::AgentsClient};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
@@ -114,7 +114,7 @@ async fn attend(shared: &Arc<Shared>, address: &str, renewals: &mpsc::UnboundedS
                 None => return Ok(()),
             },
             () = shared.report.notified() => beat(shared, &frames, &mut seq, &mut sent).await?,
-            () = tokio::time::sleep(next_beat(beat_ms, &sent)) => beat(shared, &frames, &mut seq, &mut sent).await?,
+            () = tokio::time::sleep_until(next_beat(beat_ms, &sent)) => beat(shared, &frames, &mut seq, &mut sent).await?,
             () = moved(&mut leadership, address) => return Ok(()),
         }
         if clock::now().since(heard_at) > PATIENCE_BEATS * beat_ms {
@@ -123,12 +123,13 @@ async fn attend(shared: &Arc<Shared>, address: &str, renewals: &mpsc::UnboundedS
     }
 }
 
-use pgvigil_consensus::{Consensus, Leadership};
+use pgvigil_consensus::{Consensus, Leadership, grid};
 
 /// The next heartbeat is due an interval after the last one that was due, not after the last answer.
-fn next_beat(beat_ms: u64, sent: &VecDeque<Beat>) -> Duration {
+fn next_beat(beat_ms: u64, sent: &VecDeque<Beat>) -> Instant {
     let last = sent.back().map_or(Time(0), |beat| beat.at);
-    Duration::from_millis(last.plus(beat_ms).since(clock::now()))
+    let due = Instant::now() + Duration::from_millis(last.plus(beat_ms).since(clock::now()));
+    grid::nearest(due, Duration::from_millis(beat_ms))
 }
 
 /// Resolves when this process's own Raft node knows of another leader than the one at `address`.

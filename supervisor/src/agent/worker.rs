@@ -30,8 +30,8 @@ async fn run(shared: Arc<Shared>) {
     let mut wake_at = clock::now();
     loop {
         let tick = if shared.runs_as_primary() { TICK_MS } else { STANDBY_TICK_MS };
-        let planned = wake_at.min(clock::now().plus(tick));
-        let sleep = tokio::time::sleep(Duration::from_millis(planned.since(clock::now())));
+        let (planned, at) = clock::wake_up(wake_at, tick);
+        let sleep = tokio::time::sleep_until(at);
         let by_timer = tokio::select! {
             () = sleep => true,
             () = shared.work.notified() => false,
@@ -42,7 +42,7 @@ async fn run(shared: Arc<Shared>) {
             let mut inner = shared.lock();
             inner.starved_ms = inner.starved_ms.max(late);
         }
-        wake_at = now.plus(tick);
+        wake_at = clock::NEVER;
         let busy = act.as_ref().is_some_and(|(_, act)| !act.is_finished());
         let Some(agreed) = shared.agreed() else { continue };
         let (plan, local) = {

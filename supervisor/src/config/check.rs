@@ -139,10 +139,14 @@ fn voters(raw: &BTreeMap<String, String>) -> Checked<BTreeMap<NodeId, String>> {
     Ok(voters)
 }
 
+/// Whether it may be a host's name or an IP address.
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c))
+}
+
 fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
     name(&["member", "name"], &raw.name)?;
-    let plain_host = !raw.host.is_empty() && raw.host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:".contains(c));
-    ensure(plain_host, &["member", "host"], || {
+    ensure(is_host(&raw.host), &["member", "host"], || {
         format!("{:?} is no host: a name or an IP address under which clients and standbys reach PostgreSQL", raw.host)
     })?;
     let everywhere = ["0.0.0.0", "::"].contains(&raw.host.as_str());
@@ -152,6 +156,13 @@ fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
     ensure(!own_ports.contains(&Some(raw.port)), &["member", "port"], || {
         format!("{} is pgvigil's own port (node.listen or node.http)", raw.port)
     })?;
+    for address in raw.listen_addresses.iter().flat_map(|list| list.split(',')).map(str::trim) {
+        ensure(address == "*" || is_host(address), &["member", "listen_addresses"], || {
+            format!(
+                "{address:?} is no address to listen on: \"*\" for all, or IP addresses and names, separated by commas"
+            )
+        })?;
+    }
     absolute(&["member", "data_dir"], &raw.data_dir)?;
     let (data, state) = (&raw.data_dir, &node.state_dir);
     ensure(!state.starts_with(data) && !data.starts_with(state), &["member", "data_dir"], || {
@@ -178,6 +189,7 @@ fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
         priority: raw.priority,
         host: raw.host,
         port: raw.port,
+        listen_addresses: raw.listen_addresses,
         data_dir: raw.data_dir,
         bin_dir: raw.bin_dir,
         replication_password_file: raw.replication_password_file,

@@ -76,6 +76,13 @@ fn each_bad_value_is_named_with_its_line_and_what_is_allowed() {
         ("port = 5441", "port = 0", ":12: member.port: ", "1 to 65535"),
         ("port = 5441", "port = 7401", ":12: member.port: ", "own port"),
         ("host = \"127.0.0.1\"\nport", "host = \"\"\nport", ":11: member.host: ", "IP address"),
+        (
+            "port = 5441",
+            "port = 5441\nlisten_addresses = \"10.0.0.1 10.0.0.2\"",
+            ":13: member.listen_addresses: ",
+            "commas",
+        ),
+        ("port = 5441", "port = 5441\nlisten_addresses = \"\"", ":13: member.listen_addresses: ", "\"*\" for all"),
         ("/var/lib/pgvigil/pgdata", "/var/lib/pgvigil/n1/pgdata", ":13: member.data_dir: ", "apart"),
         ("host all all 127.0.0.1/32 trust", "all trust", ":15: member.hba: ", "hostssl"),
         ("host all all 127.0.0.1/32 trust", "host all trust", ":15: member.hba: ", "too short"),

@@ -58,10 +58,9 @@ impl Controller {
         let mut handover_after = Time(0);
         loop {
             let tick = if self.inbox.since().is_some() { TICK_MS } else { IDLE_MS };
-            let planned = wake_at.min(clock::now().plus(tick));
-            let sleep = Duration::from_millis(planned.since(clock::now()));
+            let (planned, at) = clock::wake_up(wake_at, tick);
             tokio::select! {
-                () = tokio::time::sleep(sleep) => {}
+                () = tokio::time::sleep_until(at) => {}
                 () = self.inbox.poke.notified() => {}
                 changed = states.changed() => if changed.is_err() { return },
                 changed = leadership.changed() => if changed.is_err() { return },
@@ -70,7 +69,7 @@ impl Controller {
             starved.note(now.since(planned), now);
             if !self.lead(&mut leadership).await {
                 // Elected, but not confirmed by a quorum yet: asked again soon.
-                wake_at = now.plus(if leadership.borrow().i_am_leader { TICK_MS } else { IDLE_MS });
+                wake_at = if leadership.borrow().i_am_leader { now.plus(TICK_MS) } else { clock::NEVER };
                 continue;
             }
             wake_at = self.decide_all(&mut states, &starved).await;
@@ -107,7 +106,7 @@ impl Controller {
     }
 
     async fn decide_all(&self, states: &mut watch::Receiver<Arc<AppliedState>>, starved: &Starvation) -> Time {
-        let mut wake_at = clock::now().plus(TICK_MS);
+        let mut wake_at = clock::NEVER;
         let state = states.borrow_and_update().clone();
         if let Some((id, bootstrap)) = &self.bootstrap
             && !state.state.clusters.contains_key(id)
