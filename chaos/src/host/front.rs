@@ -124,9 +124,12 @@ fn attend(
         let _ready = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], patience);
         while let Ok((client, from)) = listener.accept() {
             let gates = Arc::clone(gates);
+            let Ok(here) = client.local_addr() else { continue };
             std::thread::spawn(move || {
-                let peer = whose::of(from, &gates.hosts());
-                gates.carry(client, peer, host, service, server);
+                // Whoever has gone already gets nothing.
+                if let Some(peer) = whose::of(from, here, &gates.hosts()) {
+                    gates.carry(client, peer, host, service, server);
+                }
             });
         }
     }
