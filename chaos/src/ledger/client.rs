@@ -17,10 +17,11 @@ const READ_ONLY: &str = "25006";
 /// A client as an application has it: every host named, a new connection as soon as the old one is of no use.
 pub(super) fn roaming(shared: &Shared, number: u32) {
     let options = &shared.options;
-    let mut first = 0;
+    let mut dsn = options.dsn.clone();
     while !shared.stopped() {
-        let conninfo = options.dsn.rotated(first).to_string();
-        match Connection::connect(&conninfo, Instant::now() + options.connect_deadline) {
+        // Uneven, so that clients do not fall into step.
+        let patience = options.connect_deadline.mul_f64(rand::random_range(0.5..1.0));
+        match Connection::connect(&dsn.to_string(), Instant::now() + patience) {
             Ok(mut connection) => {
                 let connected = shared.now();
                 while !shared.stopped() {
@@ -33,8 +34,8 @@ pub(super) fn roaming(shared: &Shared, number: u32) {
                     std::thread::sleep(options.interval.saturating_sub(began.elapsed()));
                 }
             }
-            // The silent server is not asked first again.
-            Err(ConnectError::Deadline) => first += 1,
+            // While it is silent, the others are asked before it.
+            Err(ConnectError::Deadline(silent)) => dsn.ask_last(&silent),
             Err(_) => std::thread::sleep(BACKOFF),
         }
     }

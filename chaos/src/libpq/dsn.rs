@@ -33,15 +33,10 @@ pub struct Dsn {
 }
 
 impl Dsn {
-    /// The same string with the list of servers begun `by` places later: what a client does that has just found the
-    /// first one silent. (libpq 16 has `load_balance_hosts` for this; older ones leave it to the client.)
-    pub fn rotated(&self, by: usize) -> Dsn {
-        let mut turned = self.clone();
-        let count = turned.addresses.len();
-        if count > 0 {
-            turned.addresses.rotate_left(by % count);
-        }
-        turned
+    /// That server is named last from now on: what a client does that has just found it silent. (libpq asks one after the
+    /// other, and waits.)
+    pub fn ask_last(&mut self, silent: &Address) {
+        self.addresses.sort_by_key(|address| address == silent);
     }
 
     /// The same login on one server only, whether or not it accepts writes.
@@ -84,8 +79,12 @@ mod tests {
     }
 
     #[test]
-    fn rotation_keeps_every_host() {
-        let turned = three().rotated(4);
-        assert_eq!(turned.addresses.iter().map(|a| a.port).collect::<Vec<_>>(), [2, 3, 1]);
+    fn a_silent_server_goes_to_the_end_and_the_others_stay_in_order() {
+        let mut dsn = three();
+        let silent = dsn.addresses[0].clone();
+        dsn.ask_last(&silent);
+        assert_eq!(dsn.addresses.iter().map(|a| a.port).collect::<Vec<_>>(), [2, 3, 1]);
+        dsn.ask_last(&silent);
+        assert_eq!(dsn.addresses.iter().map(|a| a.port).collect::<Vec<_>>(), [2, 3, 1]);
     }
 }

@@ -31,9 +31,9 @@ pub enum ConnectError {
     /// The servers named answered, and none of them took us; libpq's own words.
     #[error("{0}")]
     Refused(String),
-    /// A server was silent until the deadline.
-    #[error("no answer from a server before the deadline")]
-    Deadline,
+    /// That server was silent until the deadline.
+    #[error("no answer from {0:?} before the deadline")]
+    Deadline(Address),
 }
 
 /// Why a statement has no result.
@@ -114,7 +114,7 @@ impl Connection {
         let mut wanted = PollFlags::POLLOUT;
         loop {
             if !connection.wait(wanted, deadline) {
-                return Err(ConnectError::Deadline);
+                return Err(ConnectError::Deadline(connection.address()));
             }
             // SAFETY: a live connection object.
             wanted = match unsafe { (api.connect_poll)(raw) } {

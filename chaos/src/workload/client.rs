@@ -102,10 +102,9 @@ impl Shared {
 pub(super) fn roaming(shared: &Shared, number: u32) {
     let options = &shared.options;
     let mut random = StdRng::seed_from_u64(options.seed.wrapping_mul(1_000).wrapping_add(number.into()));
-    let mut first = 0;
+    let mut dsn = options.dsn.clone();
     while !shared.stopped() {
-        let conninfo = options.dsn.rotated(first).to_string();
-        match Connection::connect(&conninfo, Instant::now() + options.connect_deadline) {
+        match Connection::connect(&dsn.to_string(), Instant::now() + options.connect_deadline) {
             Ok(connection) => {
                 let mut session = open(shared, connection, Patience::For(options.statement_deadline));
                 while !shared.stopped() {
@@ -119,8 +118,8 @@ pub(super) fn roaming(shared: &Shared, number: u32) {
                     std::thread::sleep(pause.saturating_sub(from.elapsed()));
                 }
             }
-            // The silent server is not asked first again.
-            Err(ConnectError::Deadline) => first += 1,
+            // While it is silent, the others are asked before it.
+            Err(ConnectError::Deadline(silent)) => dsn.ask_last(&silent),
             Err(_) => std::thread::sleep(BACKOFF),
         }
     }

@@ -45,7 +45,7 @@ pub struct LoadOptions {
     pub interval: Duration,
     /// After this a statement without an answer counts as unknown and its connection is closed.
     pub statement_deadline: Duration,
-    /// After this an attempt to connect is given up, and the next one begins with the next server.
+    /// After this an attempt to connect is given up, and the next one asks the silent server last.
     pub connect_deadline: Duration,
     /// The seed of the choices.
     pub seed: u64,
