@@ -1,9 +1,10 @@
 //! A model of the Raft group: an agreed log, leaders with terms, quorum confirmation, delays, partitions.
 //!
-//! openraft cannot be run deterministically here, so what the rest of the program may assume of it is modelled: an entry
-//! is agreed once a majority holds it; a leader is elected by a majority, none of which is ahead of it; a deposed leader
-//! goes on believing until it hears of a newer term, and may decide, but neither commit nor confirm; an entry that was
-//! not agreed in time may still be agreed later, or be overwritten.
+//! openraft itself is not run here (its crate `openraft-rt-sim` shows that it could be, at some fifty times the cost).
+//! What the rest of the program may assume of it is modelled: an entry is agreed once a majority holds it; a leader is
+//! elected by a majority, none of which is ahead of it; a deposed leader goes on believing until it hears of a newer
+//! term, and may decide, but neither commit nor confirm; an entry that was not agreed in time may still be agreed later,
+//! or be overwritten.
 
 use crate::{
     exec::{Done, Micros, Watch},
