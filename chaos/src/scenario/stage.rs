@@ -324,6 +324,12 @@ impl<'a> Stage<'a> {
         self.demand(allowed.contains(&rose), what)
     }
 
+    /// How often another member became primary since the scenario began.
+    pub fn changes_of_primary(&self) -> usize {
+        let epochs = self.watch.seen().epochs;
+        epochs.windows(2).filter(|pair| pair[0].primary != pair[1].primary).count()
+    }
+
     /// A `pgvigil` command that must succeed; what it printed.
     pub fn pgvigil(&mut self, arguments: &[&str]) -> Result<String, StoryError> {
         let printed = self.world.cluster.command(arguments)?;
