@@ -19,10 +19,16 @@ use anyhow::{Context, bail};
 use pgvigil_consensus::{Bootstrap, Consensus, Node, Options, ProposeError};
 use pgvigil_core::{Outcome, Proposal, decide::Finding, id::NodeId};
 use pgvigil_proto::v1::agents_server::AgentsServer;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    signal::unix::SignalKind,
+    sync::watch,
+};
 use tonic::transport::server::TcpIncoming;
 
+/// Connections that the kernel keeps until they are taken.
+const BACKLOG: u32 = 1024;
 /// Between two attempts to found the Raft group while peers are missing.
 const FOUND_RETRY: Duration = Duration::from_millis(200);
 /// How often missing peers are named in the log.
@@ -31,12 +37,12 @@ const FOUND_SAY: Duration = Duration::from_secs(5);
 /// Runs one node until a signal or a failure ends it.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let node = &config.node;
-    let listener = TcpListener::bind(node.listen).await.with_context(|| {
+    let grpc = reserve(node.listen).with_context(|| {
         format!("cannot listen on {} (node.listen): is another pgvigil running, or the port taken?", node.listen)
     })?;
     let http =
         match node.http {
-            Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            Some(address) => Some(reserve(address).with_context(|| {
                 format!("cannot listen on {address} (node.http): is another program using the port?")
             })?),
             None => None,
@@ -45,10 +51,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     options.peers.clone_from(&node.voters);
     options.group = format!("pgvigil/{}", config.cluster);
     let raft = Node::start(options).await.context("the Raft node cannot start")?;
-    let result = serve(&config, listener, http, raft.consensus()).await;
+    let result = match (grpc.listen(BACKLOG), http.map(|http| http.listen(BACKLOG)).transpose()) {
+        (Ok(grpc), Ok(http)) => serve(&config, grpc, http, raft.consensus()).await,
+        (Err(error), _) | (_, Err(error)) => Err(error).context("cannot listen on node.listen or node.http"),
+    };
     // Also after a failure: a process that ends under an open store dies of it, instead of saying what was wrong.
     tokio::time::timeout(Duration::from_secs(5), raft.shutdown()).await.ok();
     result
+}
+
+/// Takes the address, before anything is touched; nobody can connect yet. A node that cannot open its store, and is started
+/// again and again, must not take a command from an operator only to break the connection.
+fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Everything above the Raft node, until a signal or a failure ends it.
@@ -260,4 +278,24 @@ impl Backend for Running {
 
 fn membership(error: pgvigil_consensus::MembershipError) -> BackendError {
     BackendError::Unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::net::TcpStream;
+
+    #[tokio::test]
+    async fn a_node_that_has_not_opened_its_store_takes_no_connection() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let reserved = reserve(any).expect("a port");
+        let address = reserved.local_addr().expect("an address");
+        let early = TcpStream::connect(address).expect_err("nobody listens");
+        assert_eq!(early.kind(), ErrorKind::ConnectionRefused);
+        let _listener = reserved.listen(BACKLOG).expect("nobody else has it");
+        TcpStream::connect(address).expect("somebody listens");
+        let taken = reserve(address).expect_err("it is taken");
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    }
 }
