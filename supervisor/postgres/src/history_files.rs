@@ -167,15 +167,19 @@ pub fn remove_dead(
     current: TimelineId,
     living: &TimelineHistory,
 ) -> Result<Vec<TimelineId>, HistoryError> {
-    let lives = |timeline| timeline == living.timeline || living.ancestors.iter().any(|a| a.timeline == timeline);
-    let mut removed = Vec::new();
-    for (timeline, _) in all(pg_wal)? {
-        if timeline > current && !lives(timeline) {
-            remove_durable(&path(pg_wal, timeline))?;
-            removed.push(timeline);
-        }
+    let dead = dead(pg_wal, current, living)?;
+    for timeline in &dead {
+        remove_durable(&path(pg_wal, *timeline))?;
     }
-    Ok(removed)
+    Ok(dead)
+}
+
+/// The timelines above `current` whose history files are there and which do not belong to `living`. A standby that runs
+/// may have taken one of them for its target, and then never goes over to a timeline that is not a child of it.
+pub fn dead(pg_wal: &Path, current: TimelineId, living: &TimelineHistory) -> Result<Vec<TimelineId>, HistoryError> {
+    let lives = |timeline| timeline == living.timeline || living.ancestors.iter().any(|a| a.timeline == timeline);
+    let all = all(pg_wal)?.into_iter().map(|(timeline, _)| timeline);
+    Ok(all.filter(|timeline| *timeline > current && !lives(*timeline)).collect())
 }
 
 /// With which `recovery_target_timeline` a server on `current` must be started: pinned, unless it may follow `latest`

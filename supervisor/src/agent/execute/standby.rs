@@ -85,6 +85,21 @@ async fn forget_dead_branches(shared: &Arc<Shared>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether the running server may have taken for its target a timeline that came to nothing: its primary made it, sent its
+/// history file, and was gone before any of its WAL had arrived.
+async fn is_misled(shared: &Arc<Shared>) -> anyhow::Result<bool> {
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let wal_end = shared.lock().local.wal_end;
+    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(false) };
+    let living = history_of(&agreed, reign);
+    let pg_wal = shared.layout.pg_wal();
+    let dead = tokio::task::spawn_blocking(move || history_files::dead(&pg_wal, owner, &living)).await??;
+    if !dead.is_empty() {
+        tracing::warn!(member = %shared.me(), ?dead, "PostgreSQL is restarted: it may wait for a timeline that came to nothing");
+    }
+    Ok(!dead.is_empty())
+}
+
 /// Writes upstream and password. From here on WAL may come in: what was read and sealed is no longer the end.
 fn point_at(
     shared: &Shared,
@@ -126,8 +141,9 @@ async fn disarmed(shared: &Shared) -> anyhow::Result<()> {
 pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key: &MemberKey) -> anyhow::Result<()> {
     obey(shared, epoch)?;
     fault::reach("follow:begin", Some(&shared.layout.data_dir)).await;
-    if shared.lock().pinned {
-        // Pinned to its own timeline it would never go over to the new one.
+    if shared.lock().pinned || is_misled(shared).await? {
+        // Pinned to its own timeline, or with the target that a dead primary gave it, it would never go over to the new
+        // one. The start removes what misled it.
         shared.lock().stopping = true;
         instance(shared).stop(StopMode::Fast, START).await.context("cannot stop to unpin recovery")?;
         let following = (upstream.clone(), key.clone());
