@@ -7,6 +7,8 @@ use std::process::Command;
 use nix::unistd::{Gid, Uid, User, chown};
 use thiserror::Error;
 
+use crate::host::tool;
+
 /// Why no account to run servers with was found, or a file could not be given to it.
 #[derive(Debug, Error)]
 pub enum AccountError {
@@ -104,7 +106,9 @@ impl Account {
             return Ok(program);
         }
         let copy = dir.join(program.file_name().expect("a program has a name"));
-        std::fs::copy(&program, &copy).map_err(fail("copying"))?;
+        // Not by this process: what another thread forks meanwhile would hold the copy open for writing, too busy to run.
+        tool("cp", &[&program.to_string_lossy(), &copy.to_string_lossy()], None)
+            .map_err(|error| fail("copying")(std::io::Error::other(error)))?;
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))
             .map_err(fail("setting the permissions of"))?;
         Ok(copy)

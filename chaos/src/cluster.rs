@@ -482,14 +482,10 @@ impl Node {
         self.place.log.clone().unwrap_or_else(|| self.dir.join("pgvigil.log"))
     }
 
-    /// The servers' addresses, each with the one that it listens on where there is a front before it: pgvigil's, PostgreSQL's.
-    pub fn fronts(&self) -> Option<[(String, String); 2]> {
-        let behind = self.place.behind.as_ref()?;
+    /// Where its pgvigil listens, if that is behind a front.
+    pub fn behind(&self) -> Option<String> {
         let port = self.listen.rsplit(':').next().unwrap_or_default();
-        Some([
-            (self.listen.clone(), format!("{behind}:{port}")),
-            (format!("{}:{}", self.place.address, self.port), format!("{behind}:{}", self.port)),
-        ])
+        self.place.behind.as_ref().map(|behind| format!("{behind}:{port}"))
     }
 
     /// Where its PostgreSQL is reached.

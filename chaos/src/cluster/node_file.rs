@@ -19,17 +19,13 @@ pub(super) fn text(
     let initial = if voters.iter().any(|(voter, _)| voter == id) { "" } else { "initial_voter = false\n" };
     let journal = if cluster.journal { format!("journal = {:?}\n", node.dir.join("journal")) } else { String::new() };
     // Behind a front, its servers listen elsewhere than where they are known.
-    let port_of_pgvigil = listen.rsplit(':').next().unwrap_or_default();
-    let (listen, postgres) = match &place.behind {
-        None => (listen.clone(), String::new()),
-        Some(behind) => (
-            format!("{behind}:{port_of_pgvigil}\"\nadvertise = \"{listen}"),
-            format!("listen_addresses = \"{behind}\"\n"),
-        ),
-    };
+    let advertise = place.behind.as_ref().map_or_else(String::new, |_| format!("advertise = \"{listen}\"\n"));
+    let listen = node.behind().unwrap_or_else(|| listen.clone());
+    let postgres =
+        place.behind.as_ref().map_or_else(String::new, |behind| format!("listen_addresses = \"{behind}\"\n"));
     let mut text = format!(
         "cluster = \"chaos\"\n\
-         [node]\nid = {id}\nlisten = \"{listen}\"\nstate_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}{journal}\
+         [node]\nid = {id}\nlisten = \"{listen}\"\n{advertise}state_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}{journal}\
          [member]\nname = \"{member}\"\nhost = \"{host}\"\nport = {port}\n{postgres}data_dir = {data:?}\n\
          bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
          hba = [\"host all all {clients} trust\"]\n{more}\

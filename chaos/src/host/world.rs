@@ -200,11 +200,11 @@ impl World {
 
 /// The fronts before a node's servers.
 fn open(fronts: &mut Fronts, node: &Node) -> Result<(), WorldError> {
-    let pairs = node.fronts().into_iter().flatten();
-    for ((front, server), service) in pairs.zip([Service::Pgvigil, Service::Postgres]) {
-        let address = |text: String| text.parse().expect("a loopback address and a port");
-        fronts.open(node.id, &node.dir, service, address(front), address(server))?;
-    }
+    let (Some(pgvigil), Some(behind)) = (node.behind(), &node.place.behind) else { return Ok(()) };
+    let address = |text: &str| text.parse().expect("a loopback address and a port");
+    let (front, server) = (format!("{}:{}", node.place.address, node.port), format!("{behind}:{}", node.port));
+    fronts.open(node.id, &node.dir, Service::Pgvigil, address(&node.listen), address(&pgvigil))?;
+    fronts.open(node.id, &node.dir, Service::Postgres, address(&front), address(&server))?;
     Ok(())
 }
 

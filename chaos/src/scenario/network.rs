@@ -99,6 +99,7 @@ pub(super) fn one_way(stage: &mut Stage) -> Told {
 /// The link that is down changes again and again: every host always sees one other at least. A standby that is just
 /// back is not yet in the rule when the other one goes, so the primary may have to change, but not at every turn.
 pub(super) fn ring(stage: &mut Stage) -> Told {
+    let epoch = stage.epoch()?;
     let nodes: Vec<u64> = stage.world.cluster.nodes.iter().map(|node| node.id).collect();
     stage.note("majorities ring", "every link by turns", true);
     for turn in 0..6 {
@@ -111,7 +112,8 @@ pub(super) fn ring(stage: &mut Stage) -> Told {
     stage.heal()?;
     // A rule that is formed anew raises the epoch as well, with the primary where it was.
     let changes = stage.changes_of_primary();
-    stage.demand(changes <= 3, format!("the primary changed {changes} times in six turns"))
+    stage.demand(changes <= 3, format!("the primary changed {changes} times in six turns"))?;
+    stage.demand_epochs(epoch, 0..=6)
 }
 
 /// The primary's link to everybody comes and goes.

@@ -4,19 +4,20 @@ use super::{STATEMENT, instance, obey, settings, spawn_options};
 use crate::agent::{sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
-    id::{Epoch, MemberKey},
+    id::{Epoch, MemberKey, TimelineId},
     local::InForce,
     reconcile::{Upstream, history_of},
+    timeline::TimelineHistory,
 };
 use pgvigil_postgres::{
     Settings, StopMode, fault,
     hba::{self, Door},
-    history_files,
+    history_files::{self, HistoryError},
     instance::StartAs,
     seal::seal_on_disk,
     settings::{RecoveryTimeline, ensure_include, write_pass_file},
 };
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// How long a start may take before it is left to finish by itself.
 const START: Duration = Duration::from_secs(30);
@@ -73,12 +74,7 @@ async fn launch(
 /// A promotion that was cut off between its timeline's history file and its end-of-recovery record leaves a file that
 /// names a timeline which never was: a start that follows `latest` would ask its upstream for it for ever.
 async fn forget_dead_branches(shared: &Arc<Shared>) -> anyhow::Result<()> {
-    let agreed = shared.agreed().context("no agreed state yet")?;
-    let wal_end = shared.lock().local.wal_end;
-    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(()) };
-    let living = history_of(&agreed, reign);
-    let pg_wal = shared.layout.pg_wal();
-    let removed = tokio::task::spawn_blocking(move || history_files::remove_dead(&pg_wal, owner, &living)).await??;
+    let removed = dead_branches(shared, history_files::remove_dead).await?;
     if !removed.is_empty() {
         tracing::warn!(member = %shared.me(), ?removed, "removed history files of timelines that never came to be");
     }
@@ -88,16 +84,25 @@ async fn forget_dead_branches(shared: &Arc<Shared>) -> anyhow::Result<()> {
 /// Whether the running server may have taken for its target a timeline that came to nothing: its primary made it, sent its
 /// history file, and was gone before any of its WAL had arrived.
 async fn is_misled(shared: &Arc<Shared>) -> anyhow::Result<bool> {
-    let agreed = shared.agreed().context("no agreed state yet")?;
-    let wal_end = shared.lock().local.wal_end;
-    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(false) };
-    let living = history_of(&agreed, reign);
-    let pg_wal = shared.layout.pg_wal();
-    let dead = tokio::task::spawn_blocking(move || history_files::dead(&pg_wal, owner, &living)).await??;
+    let dead = dead_branches(shared, history_files::dead).await?;
     if !dead.is_empty() {
         tracing::warn!(member = %shared.me(), ?dead, "PostgreSQL is restarted: it may wait for a timeline that came to nothing");
     }
     Ok(!dead.is_empty())
+}
+
+/// What `find` says of the history files here, given the timeline that our WAL ends on and the history of the reign. None
+/// while either is not known.
+async fn dead_branches(
+    shared: &Arc<Shared>,
+    find: fn(&Path, TimelineId, &TimelineHistory) -> Result<Vec<TimelineId>, HistoryError>,
+) -> anyhow::Result<Vec<TimelineId>> {
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let wal_end = shared.lock().local.wal_end;
+    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(Vec::new()) };
+    let living = history_of(&agreed, reign);
+    let pg_wal = shared.layout.pg_wal();
+    Ok(tokio::task::spawn_blocking(move || find(&pg_wal, owner, &living)).await??)
 }
 
 /// Writes upstream and password. From here on WAL may come in: what was read and sealed is no longer the end.
