@@ -4,6 +4,10 @@
 //! loopback may send from one address, so whoever connects is known by its process (`whose`). While a link is cut, what
 //! a connection carries, its end among it, waits in the front until the link is mended, as it would in the sender's
 //! kernel; a new connection is accepted and hears nothing. There are no frames that could be lost, late or doubled.
+//!
+//! A front refuses connections as its server's host would: it listens while the server does, or while a link to the host is
+//! cut. One that took a connection only to break it would be asked again and again: libpq goes on to the next host only
+//! from one that refuses.
 
 mod carry;
 mod whose;
@@ -23,7 +27,7 @@ use self::carry::Gates;
 use super::links::{CutId, End, Link, Service, Trouble};
 use super::{HostError, Place};
 
-/// How often a front looks whether it is to close.
+/// How often a front looks whether it is to listen, or to close.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// All fronts, and what is the trouble between them.
@@ -63,13 +67,14 @@ impl Fronts {
         front: SocketAddr,
         server: SocketAddr,
     ) -> Result<SocketAddr, HostError> {
-        let listener = TcpListener::bind(front).map_err(HostError::io(format!("opening a front at {front}")))?;
-        listener.set_nonblocking(true).map_err(HostError::io("opening a front"))?;
+        let listener = listen(front).map_err(HostError::io(format!("opening a front at {front}")))?;
         let address = listener.local_addr().map_err(HostError::io("opening a front"))?;
         self.gates.host(host, dir.to_owned());
         let stop = Arc::new(AtomicBool::new(false));
         let (gates, stopped) = (Arc::clone(&self.gates), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || attend(&listener, &gates, End::Host(host), service, server, &stopped));
+        let thread = std::thread::spawn(move || {
+            attend(listener, address, &gates, End::Host(host), service, server, &stopped);
+        });
         self.open.entry(host).or_default().push(Front { address, stop, thread: Some(thread) });
         Ok(address)
     }
@@ -109,9 +114,16 @@ impl Drop for Front {
     }
 }
 
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 /// Takes connections until it is told to stop; each is carried by threads of its own.
 fn attend(
-    listener: &TcpListener,
+    first: TcpListener,
+    address: SocketAddr,
     gates: &Arc<Gates>,
     host: End,
     service: Service,
@@ -119,7 +131,21 @@ fn attend(
     stop: &AtomicBool,
 ) {
     let patience = PollTimeout::try_from(LOOK).expect("it is short");
+    let mut listener = Some(first);
     while !stop.load(Ordering::Acquire) {
+        if !gates.is_cut_off(host) && !whose::listens(server) {
+            listener = None;
+            std::thread::sleep(LOOK);
+            continue;
+        }
+        if listener.is_none() {
+            // Tried again at the next look; the address is nobody else's for long.
+            listener = listen(address).ok();
+        }
+        let Some(listener) = &listener else {
+            std::thread::sleep(LOOK);
+            continue;
+        };
         // An interrupted or failed wait is followed by another look.
         let _ready = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], patience);
         while let Ok((client, from)) = listener.accept() {

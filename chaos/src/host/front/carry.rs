@@ -50,6 +50,11 @@ impl Gates {
         self.state().hosts.clone()
     }
 
+    /// Whether a link to that host, or from it, is cut.
+    pub(super) fn is_cut_off(&self, host: End) -> bool {
+        self.state().troubles.all().any(|(link, _)| link.from == host || link.to == host)
+    }
+
     /// Changes the troubles, and tells every connection.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Troubles) -> T) -> T {
         let result = change(&mut self.state().troubles);

@@ -74,6 +74,33 @@ fn what_a_cut_connection_carries_arrives_when_it_is_mended() {
     assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0, "its front is gone");
 }
 
+#[test]
+fn a_front_refuses_while_its_server_does_and_is_silent_while_it_is_cut_off() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut fronts = Fronts::default();
+    let server = TcpListener::bind("127.77.1.4:0").expect("a port");
+    let behind = server.local_addr().expect("an address");
+    let any: SocketAddr = "127.77.0.4:0".parse().expect("an address");
+    let front = fronts.open(4, dir.path(), Service::Postgres, any, behind).expect("a front");
+    let refuses = || TcpStream::connect(front).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+    let eventually = |what: &str, condition: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !condition() {
+            assert!(began.elapsed() < LIMIT, "never came true: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    TcpStream::connect(front).expect("its server listens");
+    drop(server);
+    eventually("refused", &refuses);
+    let cut = fronts.trouble(&Link::between(&[End::Operator], &[End::Host(4)]), Trouble::Cut).expect("can be cut");
+    eventually("silent", &|| !refuses());
+    fronts.mend(cut);
+    eventually("refused again", &refuses);
+    let _server = TcpListener::bind(behind).expect("its port");
+    eventually("accepted", &|| !refuses());
+}
+
 /// A process of the folder `dir` that says hello and prints what it hears, then all that follows.
 fn caller(dir: &Path, front: SocketAddr) -> std::process::Child {
     let script = format!("exec 3<>/dev/tcp/{}/{}; printf hello >&3; exec cat <&3", front.ip(), front.port());

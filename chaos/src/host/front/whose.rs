@@ -51,6 +51,17 @@ fn socket(from: SocketAddr, to: SocketAddr) -> Option<u64> {
     })
 }
 
+/// Whether a server listens at that address.
+pub(super) fn listens(address: SocketAddr) -> bool {
+    let Some(here) = hexadecimal(address) else { return false };
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    // The kernel lists those that listen first; 0A is their state.
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some(&here) && fields.nth(1) == Some("0A")
+    })
+}
+
 /// As the kernel's table writes it.
 fn hexadecimal(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
