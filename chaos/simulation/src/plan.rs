@@ -101,6 +101,7 @@ pub fn plan_for(seed: u64, planted: Option<Planted>) -> Scenario {
         Some(Planted::ProofInvented) => second_failover,
         Some(Planted::PasswordForEveryHost) => unheard_election,
         Some(Planted::RightFromReceipt) => late_answers,
+        Some(Planted::DeadTimelineUnseen | Planted::DeadTimelineKept) => cut_off_promotion,
         _ => return scenario,
     };
     scenario.adopt = None;
@@ -132,6 +133,17 @@ fn forgotten_seal(rng: &Rng, count: usize, at_ms: u64, faults: &mut Vec<Timed>) 
 fn unheard_election(rng: &Rng, _count: usize, at_ms: u64, faults: &mut Vec<Timed>) {
     faults.push(Timed { at_ms, fault: Fault::FreezeAgent(Target::Primary, 1_300) });
     faults.push(Timed { at_ms: at_ms + rng.range(50, 300), fault: Fault::Force(None) });
+}
+
+/// A new primary dies while its standbys, over slow links, have its timeline's history file and none of its WAL.
+fn cut_off_promotion(rng: &Rng, count: usize, at_ms: u64, faults: &mut Vec<Timed>) {
+    let mut push = |after: u64, fault: Fault| faults.push(Timed { at_ms: at_ms + after, fault });
+    for host in 0..count {
+        push(0, Fault::Slow(Target::Host(host), rng.range(20_000, 150_000), 4_000));
+    }
+    let first = rng.range(100, 500);
+    push(first, Fault::KillPostgres(Target::Primary));
+    push(first + rng.range(300, 2_500), Fault::PowerOff(Target::Primary, rng.range(300, 2_000)));
 }
 
 /// Answers take long to come back; then the primary is cut off.

@@ -36,11 +36,18 @@ pub enum Planted {
     /// `sync_standbys` above 1 is not refused: PostgreSQL counts walsenders, not members, and a standby that reconnects
     /// may have two.
     TwoSyncStandbys,
+    /// A seal leaves a server running that may wait for a timeline of which it has no WAL.
+    DeadTimelineUnseen,
+    /// A promotion leaves the history files of timelines that came to nothing where its standbys fetch them. Breaks
+    /// liveness only.
+    DeadTimelineKept,
     /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
     RightOutlivesItsServer,
 }
 
-/// The planted bugs that are found soon. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet,
+/// The planted bugs that are found soon. [`Planted::DeadTimelineUnseen`] is not among them: one seed in a thousand shows
+/// it; no seed has shown [`Planted::DeadTimelineKept`] yet, which takes a connection that breaks between two files as well.
+/// [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet,
 /// which takes two failovers within the time that one standby lags; nor is [`Planted::TwoSyncStandbys`], which takes some
 /// 100,000 failovers (`seed 1000758 --storm --planted two-sync-standbys` shows it). Nor are two any more that a second
 /// line in the core stops: it remembers what was proven of an incarnation, and has one that came back with less made

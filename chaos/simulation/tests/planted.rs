@@ -25,6 +25,15 @@ fn every_planted_bug_is_found() {
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
+/// A new primary dies when its standbys have its timeline's history file and none of its WAL: whoever is promoted next must
+/// not name that timeline as its parent. One seed in a thousand shows it; these hundred are known to.
+#[test]
+fn a_promotion_from_a_timeline_that_came_to_nothing_is_found() {
+    let options = Options { planted: Some(Planted::DeadTimelineUnseen), ..Options::default() };
+    let broken = |seed| run(seed, &options).violation.is_some_and(|violation| violation.property == "history");
+    assert!((851..=950).any(broken));
+}
+
 #[test]
 fn a_failing_seed_shrinks_and_still_fails() {
     let planted = Planted::LeaseIgnored;

@@ -9,6 +9,11 @@
 //! ("requested timeline is not a child of this server's history"), so a server that holds reservations above its own
 //! timeline is started pinned ([`start_timeline`]). Reservations below the current timeline stay for ever: a standby's
 //! walreceiver asks its upstream for every history file between its own timeline and the upstream's.
+//!
+//! A real history file of a timeline that came to nothing is worse than none: a standby that runs with `latest` takes it
+//! for its target as soon as it looks, then never goes over to a timeline that is not its child, and a promotion would
+//! name it as the parent. So such a file is nobody's to receive ([`reserve`] buries it) and a server that may have looked
+//! at one is sealed by being stopped ([`above`]).
 
 use crate::{
     fsio::{FsError, create_dir_private, read_text, remove_durable, sync_dir, sync_file, write_atomic},
@@ -120,9 +125,10 @@ pub fn newest(pg_wal: &Path) -> Result<Option<TimelineId>, HistoryError> {
     Ok(all(pg_wal)?.into_iter().filter(|(_, reserved)| !reserved).map(|(timeline, _)| timeline).next_back())
 }
 
-/// Makes sure that a promotion of a server on timeline `current` takes the number `allotted`. Idempotent; durable when
-/// it returns. The server must be pinned to `current` or running on it, and archive recovery must be off: PostgreSQL
-/// would ask the archive for history files too.
+/// Makes sure that a promotion of a server on timeline `current` takes the number `allotted`, and that its standbys
+/// receive no history but the one that it makes: real files between the two are of timelines that came to nothing here,
+/// and become reservations. Idempotent; durable when it returns. The server must be pinned to `current` or running on it,
+/// and archive recovery must be off: PostgreSQL would ask the archive for history files too.
 pub fn reserve(pg_wal: &Path, current: TimelineId, allotted: TimelineId) -> Result<(), HistoryError> {
     let taken = |problem| Err(HistoryError::Taken { current, allotted, problem });
     if allotted <= current {
@@ -138,18 +144,19 @@ pub fn reserve(pg_wal: &Path, current: TimelineId, allotted: TimelineId) -> Resu
         return Ok(());
     }
     for number in current.0 + 1..allotted.0 {
-        let file = path(pg_wal, TimelineId(number));
-        if file.exists() {
-            sync_file(&file)?;
+        let number = TimelineId(number);
+        if text(pg_wal, number)?.as_deref() == Some(RESERVED) {
+            sync_file(&path(pg_wal, number))?;
         } else {
-            write_atomic(&file, RESERVED.as_bytes(), 0o600)?;
+            write_atomic(&path(pg_wal, number), RESERVED.as_bytes(), 0o600)?;
         }
     }
     sync_dir(pg_wal)?;
     Ok(())
 }
 
-/// Removes reservations above `current`: after a promotion that was called off.
+/// Removes reservations above `current`: after a promotion that was called off. One of them may stand for a timeline that
+/// others are on, and a walreceiver does not ask for a file that is there.
 pub fn clear_reservations(pg_wal: &Path, current: TimelineId) -> Result<(), HistoryError> {
     for (timeline, reserved) in all(pg_wal)? {
         if reserved && timeline > current {
@@ -159,27 +166,30 @@ pub fn clear_reservations(pg_wal: &Path, current: TimelineId) -> Result<(), Hist
     Ok(())
 }
 
-/// Removes history files above `current` that do not belong to `living`: reservations, and the file of a promotion that
-/// was cut off before its end-of-recovery record. A server that starts with `latest` would take the newest of them for
-/// its target, and ask its upstream for a timeline that never was. Returns them. The server must be stopped.
+/// Removes history files above `current` that say nothing of `living`: reservations, and the file of a promotion that was
+/// cut off before its end-of-recovery record. A server that starts with `latest` would take the newest of them for its
+/// target: it would ask its upstream for a timeline that never was, or refuse to start for a reservation that stands for a
+/// living one. Returns them. The server must be stopped.
 pub fn remove_dead(
     pg_wal: &Path,
     current: TimelineId,
     living: &TimelineHistory,
 ) -> Result<Vec<TimelineId>, HistoryError> {
-    let dead = dead(pg_wal, current, living)?;
+    let lives = |timeline| timeline == living.timeline || living.ancestors.iter().any(|a| a.timeline == timeline);
+    let says_nothing = |(timeline, reserved): &(TimelineId, bool)| *reserved || !lives(*timeline);
+    let above = all(pg_wal)?.into_iter().filter(|(timeline, _)| *timeline > current);
+    let dead: Vec<TimelineId> = above.filter(says_nothing).map(|(timeline, _)| timeline).collect();
     for timeline in &dead {
         remove_durable(&path(pg_wal, *timeline))?;
     }
     Ok(dead)
 }
 
-/// The timelines above `current` whose history files are there and which do not belong to `living`. A standby that runs
-/// may have taken one of them for its target, and then never goes over to a timeline that is not a child of it.
-pub fn dead(pg_wal: &Path, current: TimelineId, living: &TimelineHistory) -> Result<Vec<TimelineId>, HistoryError> {
-    let lives = |timeline| timeline == living.timeline || living.ancestors.iter().any(|a| a.timeline == timeline);
-    let all = all(pg_wal)?.into_iter().map(|(timeline, _)| timeline);
-    Ok(all.filter(|timeline| *timeline > current && !lives(*timeline)).collect())
+/// The timelines above `current` that a history file really describes: what recovery with `latest` may have taken for its
+/// target.
+pub fn above(pg_wal: &Path, current: TimelineId) -> Result<Vec<TimelineId>, HistoryError> {
+    let all = all(pg_wal)?.into_iter();
+    Ok(all.filter(|(timeline, reserved)| *timeline > current && !reserved).map(|(timeline, _)| timeline).collect())
 }
 
 /// With which `recovery_target_timeline` a server on `current` must be started: pinned, unless it may follow `latest`
@@ -238,7 +248,9 @@ mod tests {
             fs::write(path(dir.path(), TimelineId(number)), text).unwrap();
         }
         let living = TimelineHistory::parse(TimelineId(5), "1\t0/A0\tx\n3\t0/C0\tx\n").unwrap();
-        assert_eq!(remove_dead(dir.path(), TimelineId(3), &living).unwrap(), [TimelineId(4), TimelineId(6)]);
+        // Reserved before anything was heard of the real one (found by the simulation).
+        fs::write(path(dir.path(), TimelineId(5)), RESERVED).unwrap();
+        assert_eq!(remove_dead(dir.path(), TimelineId(3), &living).unwrap(), [4, 5, 6].map(TimelineId));
         assert_eq!(all(dir.path()).unwrap(), [(TimelineId(3), false)]);
         assert_eq!(start_timeline(dir.path(), TimelineId(3)).unwrap(), RecoveryTimeline::Latest);
     }
@@ -247,11 +259,14 @@ mod tests {
     fn reservations_fill_the_gap_and_only_the_gap() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), TimelineId(3), "1\t0/3000000\tx\n").unwrap();
+        assert_eq!(above(dir.path(), TimelineId(1)).unwrap(), [TimelineId(3)]);
         reserve(dir.path(), TimelineId(1), TimelineId(6)).unwrap();
+        assert_eq!(above(dir.path(), TimelineId(1)).unwrap(), []);
         reserve(dir.path(), TimelineId(1), TimelineId(6)).unwrap();
-        let expected = [(2, true), (3, false), (4, true), (5, true)].map(|(t, r)| (TimelineId(t), r));
+        // Timeline 3 came to nothing: whoever follows must not take it for the one to come.
+        let expected = [(2, true), (3, true), (4, true), (5, true)].map(|(t, r)| (TimelineId(t), r));
         assert_eq!(all(dir.path()).unwrap(), expected);
-        assert_eq!(newest(dir.path()).unwrap(), Some(TimelineId(3)));
+        assert_eq!(newest(dir.path()).unwrap(), None);
         assert_eq!(start_timeline(dir.path(), TimelineId(1)).unwrap(), RecoveryTimeline::Pinned(TimelineId(1)));
         assert_eq!(read(dir.path(), TimelineId(4)).unwrap(), TimelineHistory::root(TimelineId(4)));
         reserve(dir.path(), TimelineId(1), TimelineId(5)).unwrap();

@@ -17,12 +17,13 @@
 //! It never streams, so it never acknowledges. (The server's environment is scrubbed of libpq's other sources of
 //! passwords at its start, and the connection string itself never holds one.)
 //!
-//! A server that is no standby, that was asked to promote, or that does not answer in time is stopped instead: its
-//! position is then read from disk, which is just as good.
+//! A server that is no standby, that was asked to promote, that may wait for a timeline that came to nothing, or that
+//! does not answer in time is stopped instead: its position is then read from disk, which is just as good.
 
 use crate::{
     drift, fault,
     fsio::FsError,
+    history_files::{self, HistoryError},
     instance::{Instance, InstanceError, write_fence},
     layout::Layout,
     link::{QueryError, parse},
@@ -57,6 +58,9 @@ pub enum SealError {
     /// The position could not be read.
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// The history files could not be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
     /// Our own task died.
     #[error("the task that reads the position ended: {0}")]
     Task(String),
@@ -66,7 +70,10 @@ pub enum SealError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealedServer {
     /// Still running as a standby, receiving nothing.
-    Running,
+    Running {
+        /// Its recovery is pinned to the timeline that it was started on: it goes over to no other one.
+        pinned: bool,
+    },
     /// Stopped, because it was not sealable while running (or not running before). With the reason.
     Stopped(&'static str),
 }
@@ -136,7 +143,9 @@ pub async fn seal(
         None => "not running",
         Some(_) if promotion_asked || instance.promote_file().exists() => "a promotion was under way",
         Some(postmaster) => match running(instance, &postmaster, limits, &mut clock).await? {
-            Ok(position) => return Ok(Sealed { position, server: SealedServer::Running, steps: clock.steps }),
+            Ok((position, pinned)) => {
+                return Ok(Sealed { position, server: SealedServer::Running { pinned }, steps: clock.steps });
+            }
             Err(reason) => reason,
         },
     };
@@ -157,7 +166,7 @@ async fn running(
     postmaster: &Postmaster,
     limits: SealLimits,
     clock: &mut Steps,
-) -> Result<Result<DiskPosition, &'static str>, SealError> {
+) -> Result<Result<(DiskPosition, bool), &'static str>, SealError> {
     let deadline = Instant::now() + limits.running;
     instance.reload(postmaster).map_err(InstanceError::from)?;
     // The two do not depend on each other; what counts is that no walreceiver exists after the values were shown.
@@ -182,15 +191,20 @@ async fn running(
     };
     let pg_wal = instance.layout.pg_wal();
     let format = WalFormat { segment_size: shown.segment_size, magic, system_identifier: shown.system_identifier };
-    let position = tokio::task::spawn_blocking(move || {
+    let read = tokio::task::spawn_blocking(move || {
         // A server that has replayed nothing yet has no replay position: it is read from its checkpoint on.
         let replayed = shown.replayed.unwrap_or(shown.known.redo);
-        position::of_running(&pg_wal, format, shown.known, replayed)
-    })
-    .await
-    .map_err(|error| SealError::Task(error.to_string()))??;
+        let position = position::of_running(&pg_wal, format, shown.known, replayed)?;
+        // A walreceiver fetches a timeline's history file before any of its WAL.
+        let above = history_files::above(&pg_wal, position.timeline())?;
+        Ok::<_, SealError>((position, above))
+    });
+    let (position, above) = read.await.map_err(|error| SealError::Task(error.to_string()))??;
     clock.done("position");
-    Ok(Ok(position))
+    if !shown.pinned && !above.is_empty() {
+        return Ok(Err("it may wait for a timeline of which it has no WAL"));
+    }
+    Ok(Ok((position, shown.pinned)))
 }
 
 /// Sends SIGTERM to the postmaster's walreceivers until none is left; `false` when one still is at the deadline.
@@ -218,11 +232,13 @@ struct Shown {
     known: Known,
     system_identifier: u64,
     segment_size: u64,
+    pinned: bool,
 }
 
 const SHOW: &str = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn(), c.redo_lsn, c.timeline_id, \
     s.system_identifier, i.bytes_per_wal_segment, \
-    current_setting('primary_conninfo') = '' AND current_setting('restore_command') = '' \
+    current_setting('primary_conninfo') = '' AND current_setting('restore_command') = '', \
+    current_setting('recovery_target_timeline') <> 'latest' \
     FROM pg_control_checkpoint() c, pg_control_system() s, pg_control_init() i";
 
 /// Opens new connections until one shows the empty values; `None` when the time is over or the server refuses.
@@ -255,6 +271,7 @@ async fn show(instance: &Instance, limit: Duration) -> Result<Option<Shown>, Que
         known: Known { redo: parse(WHAT, text(2))?, timeline: TimelineId(parse(WHAT, text(3))?) },
         system_identifier: parse::<i64>(WHAT, text(4))?.cast_unsigned(),
         segment_size: parse(WHAT, text(5))?,
+        pinned: text(7) == "t",
     }))
 }
 

@@ -54,7 +54,7 @@ pg_test!(
             let began = Instant::now();
             let sealed = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
             eprintln!("{} sealed in {:?}: {:?} {:?}", node.name, began.elapsed(), sealed.steps, sealed.position.wal);
-            assert_eq!(sealed.server, SealedServer::Running);
+            assert_eq!(sealed.server, SealedServer::Running { pinned: false });
             assert_eq!(sealed.position.timeline(), TimelineId(1));
             assert!(sealed.position.end() >= lsn, "{:?} is behind the acknowledged {lsn}", sealed.position);
             let redo = node.sql("SELECT redo_lsn FROM pg_control_checkpoint()").await.parse().unwrap();
@@ -267,6 +267,7 @@ pg_test!(
         b.start(StartAs::Standby).await;
         let again = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
         assert_eq!(again.position.end(), sealed.position.end());
+        assert_eq!(again.server, SealedServer::Running { pinned: true });
         // Promoted after all, from the pinned state.
         let promoted = b.promote(TimelineId(4)).await;
         assert_eq!((promoted.timeline, promoted.fork), (TimelineId(4), sealed.position.end()));
@@ -292,7 +293,7 @@ pg_test!(
         a.wait_caught_up(&b).await;
         let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
         let (end, replayed) = (sealed.position.end(), b.sql("SELECT pg_last_wal_replay_lsn()").await);
-        assert!(sealed.server == SealedServer::Running && replayed.parse::<Lsn>().unwrap() < end, "{replayed} {end}");
+        assert!(sealed.server == SealedServer::Running { pinned: false } && replayed.parse::<Lsn>().unwrap() < end, "{replayed} {end}");
         let pg_wal = b.instance.layout.pg_wal();
         let redo = b.sql("SELECT redo_lsn FROM pg_control_checkpoint()").await.parse().unwrap();
         assert_eq!(b.waldump_end(&pg_wal, TimelineId(1), redo).1, end);
@@ -305,7 +306,7 @@ pg_test!(
         std::fs::write(pg_wal.join(name(5)), short).unwrap();
         let again = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
         assert_eq!((again.position.timeline(), again.position.end()), (TimelineId(1), end));
-        b.instance.kill().await.unwrap();
+        assert_eq!(again.server, SealedServer::Stopped("it may wait for a timeline of which it has no WAL"));
         let stopped = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
         assert_eq!((stopped.position.timeline(), stopped.position.end()), (TimelineId(1), end));
 
@@ -317,6 +318,54 @@ pg_test!(
         b.write_config();
         b.start(StartAs::Standby).await;
         until("replay", async || b.sql("SELECT pg_last_wal_replay_lsn()").await == end.to_string()).await;
+    }
+);
+
+pg_test!(
+    /// A primary made a timeline, sent its history file and was gone before any of its WAL. Who ran on waited for that
+    /// timeline for ever (found by the chaos suite), and would have named it as its own parent when promoted.
+    a_timeline_that_came_to_nothing_misleads_nobody,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let a = Node::primary(root.path(), "a").await;
+        let mut b = Node::standby(root.path(), "b", &a).await;
+        let mut c = Node::standby(root.path(), "c", &a).await;
+        a.wait_caught_up(&b).await;
+        a.wait_caught_up(&c).await;
+        for node in [&b, &c] {
+            let sealed = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            assert_eq!(sealed.server, SealedServer::Running { pinned: false });
+            let dead = format!("1\t{}\tx\n", sealed.position.end());
+            history_files::write(&node.instance.layout.pg_wal(), TimelineId(2), &dead).unwrap();
+            until("the wrong target", async || {
+                node.instance.log_tail(200).contains("new target timeline is 2")
+            })
+            .await;
+            let sealed = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            assert_eq!(sealed.server, SealedServer::Stopped("it may wait for a timeline of which it has no WAL"));
+        }
+        a.instance.fence().await.unwrap();
+
+        // One is promoted; what it keeps of the dead timeline tells nobody anything.
+        let pg_wal = b.instance.layout.pg_wal();
+        b.config.settings.upstream = None;
+        b.config.settings.recovery_timeline = history_files::start_timeline(&pg_wal, TimelineId(1)).unwrap();
+        b.write_config();
+        b.start(StartAs::Standby).await;
+        history_files::reserve(&pg_wal, TimelineId(1), TimelineId(3)).unwrap();
+        let promoted = b.promote(TimelineId(3)).await;
+        assert_eq!(promoted.parent, TimelineId(1));
+        // The other one follows.
+        let living = history_files::read(&pg_wal, TimelineId(3)).unwrap();
+        let theirs = c.instance.layout.pg_wal();
+        assert_eq!(history_files::remove_dead(&theirs, TimelineId(1), &living).unwrap(), [TimelineId(2)]);
+        c.follow(&b);
+        c.write_config();
+        c.start(StartAs::Standby).await;
+        c.wait_streaming().await;
+        b.wait_caught_up(&c).await;
+        assert_eq!(history_files::newest(&theirs).unwrap(), Some(TimelineId(3)));
+        assert_eq!(history_files::above(&theirs, TimelineId(1)).unwrap(), [TimelineId(3)]);
     }
 );
 

@@ -45,6 +45,12 @@ impl Check {
         }
     }
 
+    /// A promotion is about to name `target` as the parent of its timeline, and what it has ends on `own`.
+    pub fn promoted_from_nothing(&mut self, w: &World, host: usize, target: u32, own: u32) {
+        let detail = format!("{} is promoted from timeline {target}, and its WAL ends on {own}", w.member(host));
+        self.fail("history", w.exec.now(), detail);
+    }
+
     /// The server of `host` was started as a primary.
     pub fn started(&mut self, w: &World, host: usize) {
         let end = w.hosts[host].disk.borrow().data.as_ref().map(|data| data.end);

@@ -2,7 +2,10 @@
 
 use super::wal::Point;
 use pgvigil_core::local::{Marker, Promise};
-use std::{collections::BTreeSet, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 /// The name under which a walreceiver connects: host, incarnation and epoch; what `MemberKey::sync_name` writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,8 +79,8 @@ pub struct DataDir {
     pub synced: u64,
     /// The control file says that it was shut down in good order.
     pub clean: bool,
-    /// Numbers of timelines that have a history file here, reserved ones too.
-    pub histories: BTreeSet<u32>,
+    /// The history files that are here: where each timeline left its parent. None for one that is only reserved.
+    pub histories: BTreeMap<u32, Option<Point>>,
     /// A rewind was begun and has not ended.
     pub interrupted: bool,
 }

@@ -18,6 +18,8 @@ impl World {
     /// Starts a server on whatever lies in the data directory; `false` if there is nothing to start. It is a standby
     /// if `standby.signal` is there.
     pub fn start_server(&self, host: usize) -> bool {
+        let pinned = self.with_data(host, |data| data.conf.pinned).unwrap_or(false);
+        let target = self.first_target(host, pinned);
         let mut disk = self.hosts[host].disk.borrow_mut();
         let Some(data) = &mut disk.data else { return false };
         let mut pg = self.hosts[host].pg.borrow_mut();
@@ -31,6 +33,8 @@ impl World {
             in_recovery,
             conf: Rc::clone(&data.conf),
             startup: Rc::clone(&data.conf),
+            pinned,
+            target: target.unwrap_or(0),
             door: data.door,
             commits_wait: data.conf.names.k > 0,
             insert: end.lsn,
@@ -51,6 +55,12 @@ impl World {
 
     pub(super) fn on_ready(&self, host: usize) {
         let mut pg = self.hosts[host].pg.borrow_mut();
+        if pg.in_recovery && pg.target == 0 {
+            drop(pg);
+            self.cover.hit("postgres", "refused-to-start");
+            self.end_server(host, false);
+            return;
+        }
         pg.ready = true;
         let in_recovery = pg.in_recovery;
         drop(pg);

@@ -6,4 +6,5 @@ pub mod promotion;
 pub mod receiver;
 pub mod sender;
 pub mod server;
+mod target;
 pub mod wal;

@@ -34,22 +34,19 @@ impl World {
         self.pg_after(host, self.rng.range(300, 6_000) + self.disk_delay(host), PgEvent::Promotion(step + 1));
     }
 
-    /// The first number above its own timeline that has no history file (history A7).
-    fn next_timeline(&self, host: usize) -> u32 {
-        let disk = self.hosts[host].disk.borrow();
-        let Some(data) = &disk.data else { return 0 };
-        let tree = self.tree.borrow();
-        let mut number = tree.timeline(tree.owner(data.end).branch) + 1;
-        while data.histories.contains(&number) {
-            number += 1;
-        }
-        number
-    }
-
+    /// The first number above its target that has no history file (history A7); its file names the target as parent.
     fn take_timeline(&self, host: usize) {
-        let number = self.next_timeline(host);
+        let target = self.hosts[host].pg.borrow().target;
+        let own = self.own_timeline(host);
+        if target != own {
+            self.check.borrow_mut().promoted_from_nothing(self, host, target, own);
+        }
+        let number = self.with_data(host, |data| data.newest_history(target) + 1).unwrap_or(0);
         self.hosts[host].pg.borrow_mut().promoting_to = number;
-        self.with_data(host, |data| data.histories.insert(number));
+        self.with_data(host, |data| {
+            let fork = self.tree.borrow().owner(data.end);
+            data.histories.insert(number, Some(fork));
+        });
     }
 
     fn finish_promotion(&self, host: usize) {
@@ -70,6 +67,11 @@ impl World {
             pg.flush = fork.lsn;
             pg.released = 0;
             pg.commits_wait = pg.conf.names.k > 0;
+        }
+        // Who streamed from the standby that it was gets to the end of the old timeline, and asks anew.
+        let senders: Vec<u64> = self.hosts[host].pg.borrow().senders.iter().map(|sender| sender.id).collect();
+        for id in senders {
+            self.terminate_sender(host, id);
         }
         self.write_wal(host, 0x60);
         self.check.borrow_mut().promoted(self, host);

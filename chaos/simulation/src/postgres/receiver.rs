@@ -30,6 +30,7 @@ impl World {
     /// The startup process asks for a walreceiver once it has replayed everything that is there.
     pub(super) fn on_want_receiver(&self, host: usize) {
         self.replay(host);
+        self.look_for_target(host);
         let end = self.hosts[host].disk.borrow().data.as_ref().map_or(0, |data| data.end.lsn);
         let mut pg = self.hosts[host].pg.borrow_mut();
         if !pg.in_recovery || pg.promoting || pg.stopping || pg.receiver.is_some() {
@@ -66,10 +67,10 @@ impl World {
 
     fn connect(&self, host: usize, id: u64, upstream: super::data::Upstream) -> bool {
         let from = upstream.host;
-        let (mine, pass, pinned) = {
+        let (mine, pass) = {
             let disk = self.hosts[host].disk.borrow();
             let Some(data) = &disk.data else { return false };
-            (data.end, data.pass, self.hosts[host].pg.borrow().startup.pinned)
+            (data.end, data.pass)
         };
         // libpq looks for the line of the server that it connects to, at the moment when it does.
         let known = match self.planted {
@@ -85,7 +86,7 @@ impl World {
         }
         let theirs = self.hosts[from].disk.borrow().data.as_ref().map(|data| data.end);
         let Some(theirs) = theirs else { return false };
-        let mut source = self.hosts[from].pg.borrow_mut();
+        let source = self.hosts[from].pg.borrow_mut();
         if !source.ready || source.stopping || source.orphaned {
             return false;
         }
@@ -98,10 +99,21 @@ impl World {
         if !diverged && !tree.covers(line, mine) {
             return false;
         }
-        if pinned && tree.owner(line).branch != mine.branch {
+        let there = if source.in_recovery { tree.owner(line).branch } else { line.branch };
+        let (own, newest) = (tree.timeline(mine.branch), tree.timeline(there));
+        drop(tree);
+        drop(source);
+        if !self.fetch_histories(host, from, own, newest) {
             return false;
         }
-        drop(tree);
+        self.look_for_target(host);
+        let target = self.hosts[host].pg.borrow().target;
+        // It asks for WAL of its target, and gets to the end of its own timeline only if that is its target.
+        if !diverged && target != newest {
+            self.cover.hit("postgres", "target-elsewhere");
+            return false;
+        }
+        let mut source = self.hosts[from].pg.borrow_mut();
         let sender = self.fresh_id();
         let conf = Rc::clone(&source.conf);
         let flag = conf.names.names.contains(&upstream.name);
@@ -149,6 +161,13 @@ impl World {
             let tree = self.tree.borrow();
             let point = tree.owner(point);
             if !tree.covers(point, data.end) {
+                return;
+            }
+            if tree.timeline(point.branch) > pg.target {
+                // Its upstream went over to another timeline meanwhile: it gets to the end of this one, and asks anew.
+                drop((tree, pg));
+                drop(disk);
+                self.on_receiver_broken(host, receiver);
                 return;
             }
             data.end = point;

@@ -140,6 +140,10 @@ pub struct Pg {
     pub sessions: bool,
     /// The settings as the startup process holds them.
     pub startup: Rc<Conf>,
+    /// Its recovery was pinned to its own timeline at its start.
+    pub pinned: bool,
+    /// The timeline that its recovery makes for.
+    pub target: u32,
     /// What backends believe of whether commits wait.
     pub commits_wait: bool,
     /// A reload that the checkpointer has not taken up.
@@ -187,6 +191,8 @@ impl Default for Pg {
             door: false,
             sessions: false,
             startup: conf,
+            pinned: false,
+            target: 0,
             commits_wait: true,
             checkpointer_pending: false,
             epoch: 0,

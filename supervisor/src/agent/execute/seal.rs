@@ -77,13 +77,16 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
     if fault::planted(Bug::PositionInvented) {
         position.lsn.0 += 1 << 20;
     }
-    if let SealedServer::Stopped(why) = sealed.server {
-        let was = shared.lock().postmaster.is_some();
-        if was {
-            tracing::warn!(member = %shared.me(), "PostgreSQL was stopped to be sealed: {why}");
+    match sealed.server {
+        SealedServer::Running { pinned } => shared.lock().pinned = pinned,
+        SealedServer::Stopped(why) => {
+            let was = shared.lock().postmaster.is_some();
+            if was {
+                tracing::warn!(member = %shared.me(), "PostgreSQL was stopped to be sealed: {why}");
+            }
+            let crashed = matches!(shared.lock().local.postgres, LocalPostgres::Stopped { crashed: true });
+            shared.forget_running(crashed);
         }
-        let crashed = matches!(shared.lock().local.postgres, LocalPostgres::Stopped { crashed: true });
-        shared.forget_running(crashed);
     }
     let mut inner = shared.lock();
     // Sampled at or beyond the end already: quiet since that sample came in. Otherwise the last bytes came after it.

@@ -4,20 +4,19 @@ use super::{STATEMENT, instance, obey, settings, spawn_options};
 use crate::agent::{sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
-    id::{Epoch, MemberKey, TimelineId},
+    id::{Epoch, MemberKey},
     local::InForce,
     reconcile::{Upstream, history_of},
-    timeline::TimelineHistory,
 };
 use pgvigil_postgres::{
     Settings, StopMode, fault,
     hba::{self, Door},
-    history_files::{self, HistoryError},
+    history_files,
     instance::StartAs,
     seal::seal_on_disk,
     settings::{RecoveryTimeline, ensure_include, write_pass_file},
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// How long a start may take before it is left to finish by itself.
 const START: Duration = Duration::from_secs(30);
@@ -74,35 +73,16 @@ async fn launch(
 /// A promotion that was cut off between its timeline's history file and its end-of-recovery record leaves a file that
 /// names a timeline which never was: a start that follows `latest` would ask its upstream for it for ever.
 async fn forget_dead_branches(shared: &Arc<Shared>) -> anyhow::Result<()> {
-    let removed = dead_branches(shared, history_files::remove_dead).await?;
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let wal_end = shared.lock().local.wal_end;
+    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(()) };
+    let living = history_of(&agreed, reign);
+    let pg_wal = shared.layout.pg_wal();
+    let removed = tokio::task::spawn_blocking(move || history_files::remove_dead(&pg_wal, owner, &living)).await??;
     if !removed.is_empty() {
         tracing::warn!(member = %shared.me(), ?removed, "removed history files of timelines that never came to be");
     }
     Ok(())
-}
-
-/// Whether the running server may have taken for its target a timeline that came to nothing: its primary made it, sent its
-/// history file, and was gone before any of its WAL had arrived.
-async fn is_misled(shared: &Arc<Shared>) -> anyhow::Result<bool> {
-    let dead = dead_branches(shared, history_files::dead).await?;
-    if !dead.is_empty() {
-        tracing::warn!(member = %shared.me(), ?dead, "PostgreSQL is restarted: it may wait for a timeline that came to nothing");
-    }
-    Ok(!dead.is_empty())
-}
-
-/// What `find` says of the history files here, given the timeline that our WAL ends on and the history of the reign. None
-/// while either is not known.
-async fn dead_branches(
-    shared: &Arc<Shared>,
-    find: fn(&Path, TimelineId, &TimelineHistory) -> Result<Vec<TimelineId>, HistoryError>,
-) -> anyhow::Result<Vec<TimelineId>> {
-    let agreed = shared.agreed().context("no agreed state yet")?;
-    let wal_end = shared.lock().local.wal_end;
-    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(Vec::new()) };
-    let living = history_of(&agreed, reign);
-    let pg_wal = shared.layout.pg_wal();
-    Ok(tokio::task::spawn_blocking(move || find(&pg_wal, owner, &living)).await??)
 }
 
 /// Writes upstream and password. From here on WAL may come in: what was read and sealed is no longer the end.
@@ -146,15 +126,18 @@ async fn disarmed(shared: &Shared) -> anyhow::Result<()> {
 pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key: &MemberKey) -> anyhow::Result<()> {
     obey(shared, epoch)?;
     fault::reach("follow:begin", Some(&shared.layout.data_dir)).await;
-    if shared.lock().pinned || is_misled(shared).await? {
-        // Pinned to its own timeline, or with the target that a dead primary gave it, it would never go over to the new
-        // one. The start removes what misled it.
+    if shared.lock().pinned {
+        // Pinned to its own timeline it would never go over to the new one. The start removes what misled it.
         shared.lock().stopping = true;
         instance(shared).stop(StopMode::Fast, START).await.context("cannot stop to unpin recovery")?;
         let following = (upstream.clone(), key.clone());
         return launch(shared, epoch, RecoveryTimeline::Latest, Some(&following)).await;
     }
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
+    let wal_end = shared.lock().local.wal_end;
+    if let Some((_, owner)) = wal_end {
+        history_files::clear_reservations(&shared.layout.pg_wal(), owner)?;
+    }
     hba::write(&shared.layout, Door::Open, &shared.access, &shared.config.hba)?;
     point_at(shared, &mut settings(shared), epoch, upstream, key)?;
     fault::reach("follow:pointed", Some(&shared.layout.data_dir)).await;

@@ -14,7 +14,7 @@ use pgvigil_core::{
     local::{InForce, LocalPostgres, Marker},
     reign::Promotion,
 };
-use std::{collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 async fn mark(c: &Ctx, incarnation: Incarnation) {
     let mark = Marker { cluster: World::cluster(), member: c.w.member(c.h).clone(), incarnation };
@@ -37,7 +37,7 @@ pub fn fresh(w: &World) -> DataDir {
         end: Point { branch, lsn: FIRST },
         synced: FIRST,
         clean: true,
-        histories: BTreeSet::new(),
+        histories: BTreeMap::new(),
         interrupted: false,
     }
 }

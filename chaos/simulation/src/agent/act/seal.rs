@@ -70,6 +70,8 @@ async fn close(c: &Ctx) -> Result<(Position, Time), Failed> {
             let crashed = matches!(c.a.inner.borrow().local.postgres, LocalPostgres::Stopped { crashed: true });
             c.forget_running(crashed);
         } else {
+            let pinned = c.w.hosts[c.h].pg.borrow().pinned;
+            c.a.inner.borrow_mut().pinned = pinned;
             c.w.cover.hit("seal", "running");
         }
     }
@@ -116,9 +118,20 @@ async fn close_running(c: &Ctx) -> bool {
         }
         c.step("seal.shown").await;
         if !c.w.has_receiver(c.h) {
-            return true;
+            return !may_be_misled(c);
         }
     }
+}
+
+/// Whether its recovery may make for a timeline of which it has no WAL.
+fn may_be_misled(c: &Ctx) -> bool {
+    let own = c.w.own_timeline(c.h);
+    let above = c.w.with_data(c.h, |data| data.has_history_above(own)).unwrap_or(false);
+    let misled = above && !c.w.hosts[c.h].pg.borrow().pinned;
+    if misled {
+        c.w.cover.hit("seal", "may-be-misled");
+    }
+    misled && c.w.planted != Some(Planted::DeadTimelineUnseen)
 }
 
 /// The position in agreed terms: the epoch in which the owning timeline began (history A3).

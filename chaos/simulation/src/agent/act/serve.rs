@@ -194,10 +194,16 @@ async fn ask(c: &Ctx, epoch: Epoch, timeline: TimelineId) -> Result<(), Failed> 
 async fn reserve(c: &Ctx, owner: TimelineId, allotted: TimelineId) -> Result<(), Failed> {
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| {
-        if allotted <= owner || data.histories.contains(&allotted.0) {
+        if allotted <= owner || data.histories.contains_key(&allotted.0) {
             return Err("the timeline is taken".to_owned());
         }
-        data.histories.extend(owner.0 + 1..allotted.0);
+        for number in owner.0 + 1..allotted.0 {
+            if c.w.planted == Some(Planted::DeadTimelineKept) {
+                data.histories.entry(number).or_default();
+            } else {
+                data.histories.insert(number, None);
+            }
+        }
         Ok(())
     })
     .unwrap_or_else(|| Err("no data directory".to_owned()))

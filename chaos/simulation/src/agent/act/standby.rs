@@ -11,7 +11,7 @@ use crate::{
 use pgvigil_core::{
     id::{Epoch, MemberKey},
     local::InForce,
-    reconcile::Upstream,
+    reconcile::{Upstream, history_of},
 };
 
 const START_MS: u64 = 30_000;
@@ -22,7 +22,7 @@ pub async fn start(c: &Ctx, epoch: Epoch, following: Option<&(Upstream, MemberKe
     disarmed(c).await?;
     let owner = c.a.inner.borrow().local.wal_end.ok_or("the end of its WAL is not known")?.1;
     // History files above its own timeline could mislead its recovery: it is pinned (history A4).
-    let misled = c.w.with_data(c.h, |data| data.histories.last().is_some_and(|last| *last > owner.0));
+    let misled = c.w.with_data(c.h, |data| data.histories.last_key_value().is_some_and(|(last, _)| *last > owner.0));
     let pinned = following.is_none() && misled.unwrap_or(false);
     launch(c, epoch, pinned, following).await
 }
@@ -32,6 +32,7 @@ async fn launch(c: &Ctx, epoch: Epoch, pinned: bool, following: Option<&(Upstrea
     c.step("launch.sealed").await;
     c.w.with_data(c.h, |data| data.door = following.is_some());
     if let Some((upstream, key)) = following {
+        forget_dead_branches(c)?;
         point_at(c, epoch, upstream, key).await?;
     }
     if !c.w.start_server(c.h) {
@@ -48,6 +49,21 @@ async fn launch(c: &Ctx, epoch: Epoch, pinned: bool, following: Option<&(Upstrea
     inner.local.in_force = Some(match following {
         Some((upstream, _)) => InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) },
         None => InForce::default(),
+    });
+    Ok(())
+}
+
+/// A start that follows takes the newest history file for its target: those of timelines that never came to be go.
+fn forget_dead_branches(c: &Ctx) -> Result<(), Failed> {
+    let agreed = c.agreed().ok_or("no agreed state yet")?;
+    let wal_end = c.a.inner.borrow().local.wal_end;
+    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(()) };
+    let living = history_of(&agreed, reign);
+    let lives = |number: u32| {
+        number == living.timeline.0 || living.ancestors.iter().any(|ancestor| ancestor.timeline.0 == number)
+    };
+    c.w.with_data(c.h, |data| {
+        data.histories.retain(|number, fork| *number <= owner.0 || (fork.is_some() && lives(*number)));
     });
     Ok(())
 }
@@ -95,7 +111,11 @@ pub async fn follow(c: &Ctx, epoch: Epoch, upstream: &Upstream, key: &MemberKey)
     if c.a.inner.borrow().postmaster.is_none() {
         return Err("PostgreSQL does not run".to_owned());
     }
-    c.w.with_data(c.h, |data| data.door = true);
+    let owner = c.a.inner.borrow().local.wal_end.map_or(0, |(_, owner)| owner.0);
+    c.w.with_data(c.h, |data| {
+        data.histories.retain(|number, fork| *number <= owner || fork.is_some());
+        data.door = true;
+    });
     point_at(c, epoch, upstream, key).await?;
     c.w.reload(c.h);
     let in_force = InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) };
