@@ -143,19 +143,25 @@ pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> 
     ours.replace(shared.binaries.version(), &shared.layout)?;
     instance.reload(&postmaster)?;
     shared.lock().activity = Some(format!("fetching WAL up to {} from {}", order.target, source.key));
-    let link: Link = instance.connect("catch up", STATEMENT).await?;
+    let fetched = fetched(shared, epoch, order.target, source).await;
+    // However it ended: WAL may have come in, and history files of timelines of which none came (found by the simulation).
+    seal(shared, epoch).await?;
+    fetched
+}
+
+/// Waits until the WAL up to `target` has come.
+async fn fetched(shared: &Arc<Shared>, epoch: Epoch, target: Position, source: &Upstream) -> anyhow::Result<()> {
+    let link: Link = instance(shared).connect("catch up", STATEMENT).await?;
     let deadline = tokio::time::Instant::now() + CATCH_UP;
     loop {
         let sample = link.sample(STATEMENT).await?;
-        if sample.receive_lsn.max(sample.replay_lsn) >= Some(order.target.lsn) {
-            break;
+        if sample.receive_lsn.max(sample.replay_lsn) >= Some(target.lsn) {
+            return Ok(());
         }
         let still = shared.agreed().is_some_and(|a| a.election.as_ref().is_some_and(|e| e.epoch == epoch));
         if !still || tokio::time::Instant::now() > deadline {
-            bail!("the WAL up to {} did not come from {}", order.target, source.key);
+            bail!("the WAL up to {target} did not come from {}", source.key);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    drop(link);
-    seal(shared, epoch).await
 }

@@ -59,6 +59,9 @@ pub async fn clone(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Inca
     }
     c.step("clone.begun").await;
     let copied = copy(c, from, true).await.ok_or("the clone failed")?;
+    if c.w.server_runs(c.h) {
+        return Err("the old data directory is in use".to_owned());
+    }
     place(c, &copied);
     c.step("clone.copied").await;
     c.w.cover.hit("remake", "cloned");

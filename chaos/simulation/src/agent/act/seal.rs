@@ -161,17 +161,24 @@ pub async fn catch_up(c: &Ctx, epoch: Epoch, source: &Upstream) -> Result<(), Fa
     c.w.write_conf(c.h, |conf| conf.upstream = Some(Following { host, name }));
     c.w.reload(c.h);
     c.step("catch-up.begun").await;
+    let fetched = fetched(c, epoch, order.target).await;
+    // However it ended: WAL may have come in, and history files of timelines of which none came.
+    seal(c, epoch).await?;
+    fetched
+}
+
+/// Waits until the WAL up to `target` has come.
+async fn fetched(c: &Ctx, epoch: Epoch, target: Position) -> Result<(), Failed> {
     let deadline = c.now().plus(CATCH_UP_MS);
     loop {
         let sample = c.sample(STATEMENT_MS).await.ok_or("no server")?;
-        if sample.receive.unwrap_or(0).max(sample.replay) >= order.target.lsn.0 {
-            break;
+        if sample.receive.unwrap_or(0).max(sample.replay) >= target.lsn.0 {
+            return Ok(());
         }
         let still = c.agreed().is_some_and(|a| a.election.as_ref().is_some_and(|e| e.epoch == epoch));
         if !still || c.now() > deadline {
-            return Err(format!("the WAL up to {} did not come", order.target));
+            return Err(format!("the WAL up to {target} did not come"));
         }
         c.w.pause(5_000, 8_000).await;
     }
-    seal(c, epoch).await
 }
