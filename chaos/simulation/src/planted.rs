@@ -45,10 +45,10 @@ pub enum Planted {
     RightOutlivesItsServer,
 }
 
-/// The planted bugs that are found soon. [`Planted::DeadTimelineUnseen`] is not among them: one seed in a thousand shows
-/// it; no seed has shown [`Planted::DeadTimelineKept`] yet, which takes a connection that breaks between two files as well.
-/// [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet,
-/// which takes two failovers within the time that one standby lags; nor is [`Planted::TwoSyncStandbys`], which takes some
+/// The planted bugs that are found soon. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet,
+/// which takes two failovers within the time that one standby lags; nor is [`Planted::DeadTimelineUnseen`], which one seed in
+/// a thousand shows, nor [`Planted::DeadTimelineKept`], which takes a connection that breaks between two files as well and
+/// which no seed has shown yet; nor is [`Planted::TwoSyncStandbys`], which takes some
 /// 100,000 failovers (`seed 1000758 --storm --planted two-sync-standbys` shows it). Nor are two any more that a second
 /// line in the core stops: it remembers what was proven of an incarnation, and has one that came back with less made
 /// anew ([`Planted::WipedKeepsIncarnation`]); and an appointee compares its own end with its seal before it promotes

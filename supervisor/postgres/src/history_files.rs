@@ -22,6 +22,7 @@ use crate::{
 };
 use pgvigil_core::{
     id::TimelineId,
+    lsn::Lsn,
     timeline::{ParseHistoryError, TimelineHistory},
 };
 use std::{
@@ -155,11 +156,18 @@ pub fn reserve(pg_wal: &Path, current: TimelineId, allotted: TimelineId) -> Resu
     Ok(())
 }
 
+/// The timelines above `current` with a history file, rising, and whether each is a mere reservation.
+fn higher(pg_wal: &Path, current: TimelineId) -> Result<Vec<(TimelineId, bool)>, HistoryError> {
+    let mut all = all(pg_wal)?;
+    all.retain(|(timeline, _)| *timeline > current);
+    Ok(all)
+}
+
 /// Removes reservations above `current`: after a promotion that was called off. One of them may stand for a timeline that
 /// others are on, and a walreceiver does not ask for a file that is there.
 pub fn clear_reservations(pg_wal: &Path, current: TimelineId) -> Result<(), HistoryError> {
-    for (timeline, reserved) in all(pg_wal)? {
-        if reserved && timeline > current {
+    for (timeline, reserved) in higher(pg_wal, current)? {
+        if reserved {
             remove_durable(&path(pg_wal, timeline))?;
         }
     }
@@ -175,12 +183,12 @@ pub fn remove_dead(
     current: TimelineId,
     living: &TimelineHistory,
 ) -> Result<Vec<TimelineId>, HistoryError> {
-    let lives = |timeline| timeline == living.timeline || living.ancestors.iter().any(|a| a.timeline == timeline);
-    let says_nothing = |(timeline, reserved): &(TimelineId, bool)| *reserved || !lives(*timeline);
-    let above = all(pg_wal)?.into_iter().filter(|(timeline, _)| *timeline > current);
-    let dead: Vec<TimelineId> = above.filter(says_nothing).map(|(timeline, _)| timeline).collect();
-    for timeline in &dead {
-        remove_durable(&path(pg_wal, *timeline))?;
+    let mut dead = Vec::new();
+    for (timeline, reserved) in higher(pg_wal, current)? {
+        if reserved || !living.contains(timeline, Lsn::ZERO) {
+            remove_durable(&path(pg_wal, timeline))?;
+            dead.push(timeline);
+        }
     }
     Ok(dead)
 }
@@ -188,15 +196,15 @@ pub fn remove_dead(
 /// The timelines above `current` that a history file really describes: what recovery with `latest` may have taken for its
 /// target.
 pub fn above(pg_wal: &Path, current: TimelineId) -> Result<Vec<TimelineId>, HistoryError> {
-    let all = all(pg_wal)?.into_iter();
-    Ok(all.filter(|(timeline, reserved)| *timeline > current && !reserved).map(|(timeline, _)| timeline).collect())
+    let real = higher(pg_wal, current)?.into_iter().filter(|(_, reserved)| !reserved);
+    Ok(real.map(|(timeline, _)| timeline).collect())
 }
 
 /// With which `recovery_target_timeline` a server on `current` must be started: pinned, unless it may follow `latest`
 /// because no history file above `current` is there to mislead it.
 pub fn start_timeline(pg_wal: &Path, current: TimelineId) -> Result<RecoveryTimeline, HistoryError> {
-    let above = all(pg_wal)?.into_iter().any(|(timeline, _)| timeline > current);
-    Ok(if above { RecoveryTimeline::Pinned(current) } else { RecoveryTimeline::Latest })
+    let misled = !higher(pg_wal, current)?.is_empty();
+    Ok(if misled { RecoveryTimeline::Pinned(current) } else { RecoveryTimeline::Latest })
 }
 
 /// Moves segments (and `.partial` files) of timelines that are not part of `keep` into `aside`, durably: recovery
@@ -238,7 +246,6 @@ pub fn set_aside(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgvigil_core::lsn::Lsn;
 
     /// A promotion to timeline 4 was cut off; the reign is on timeline 5, which left timeline 3.
     #[test]

@@ -34,9 +34,7 @@ pg_test!(
     sealed_standbys_acknowledge_nothing,
     async {
         let root = tempfile::tempdir().unwrap();
-        let mut a = Node::primary(root.path(), "a").await;
-        let b = Node::standby(root.path(), "b", &a).await;
-        let c = Node::standby(root.path(), "c", &a).await;
+        let (mut a, b, c) = Node::three(root.path()).await;
         a.config.settings.rule = rule(1, &["b", "c"]);
         a.apply_config().await;
         let mut canary = Canary::new(a.instance.endpoint.clone(), "a");
@@ -52,7 +50,7 @@ pg_test!(
             let Beat::Acknowledged { lsn, .. } = beat else { panic!("{beat:?}") };
             a.wait_caught_up(node).await;
             let began = Instant::now();
-            let sealed = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            let sealed = node.seal().await;
             eprintln!("{} sealed in {:?}: {:?} {:?}", node.name, began.elapsed(), sealed.steps, sealed.position.wal);
             assert_eq!(sealed.server, SealedServer::Running { pinned: false });
             assert_eq!(sealed.position.timeline(), TimelineId(1));
@@ -69,10 +67,10 @@ pg_test!(
         until("no walsender", async || a.link().await.walsenders(LIMIT).await.unwrap().is_empty()).await;
         for (node, position) in [&b, &c].into_iter().zip(positions) {
             // Repeating the seal gives the same position; so does reading it from the stopped server.
-            let again = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            let again = node.seal().await;
             assert_eq!(again.position.end(), position);
             node.instance.kill().await.unwrap();
-            let stopped = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            let stopped = node.seal().await;
             assert_eq!(stopped.server, SealedServer::Stopped("not running"));
             assert_eq!(stopped.position.end(), position);
         }
@@ -126,14 +124,12 @@ pg_test!(
     promotion_takes_the_allotted_timeline_and_the_old_primary_is_rewound,
     async {
         let root = tempfile::tempdir().unwrap();
-        let mut a = Node::primary(root.path(), "a").await;
-        let mut b = Node::standby(root.path(), "b", &a).await;
-        let mut c = Node::standby(root.path(), "c", &a).await;
+        let (mut a, mut b, mut c) = Node::three(root.path()).await;
         canary::marker(&a.instance.endpoint, LIMIT).await.unwrap();
         a.wait_caught_up(&b).await;
         a.wait_caught_up(&c).await;
-        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
-        seal(&c.instance, &c.config.settings, false, SealLimits::default()).await.unwrap();
+        let sealed = b.seal().await;
+        c.seal().await;
         // The old primary writes on, unheard, and dies without a checkpoint.
         a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 50000) g").await;
         a.sql("CHECKPOINT").await;
@@ -152,7 +148,7 @@ pg_test!(
         c.apply_config().await;
         c.wait_streaming().await;
         b.wait_caught_up(&c).await;
-        let again = seal(&c.instance, &c.config.settings, false, SealLimits::default()).await.unwrap();
+        let again = c.seal().await;
         assert_eq!(again.position.timeline(), TimelineId(5));
         assert!(again.position.end() > promoted.fork);
 
@@ -185,11 +181,9 @@ pg_test!(
     a_crashed_standby_is_rewound_without_waiting_for_a_restartpoint,
     async {
         let root = tempfile::tempdir().unwrap();
-        let a = Node::primary(root.path(), "a").await;
-        let mut b = Node::standby(root.path(), "b", &a).await;
-        let mut c = Node::standby(root.path(), "c", &a).await;
+        let (a, mut b, mut c) = Node::three(root.path()).await;
         a.wait_caught_up(&b).await;
-        seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        b.seal().await;
         a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 1000) g").await;
         a.wait_caught_up(&c).await;
         c.instance.fence().await.unwrap();
@@ -216,11 +210,9 @@ pg_test!(
     a_recovery_whose_agent_died_is_known_and_the_rewind_done_again,
     async {
         let root = tempfile::tempdir().unwrap();
-        let a = Node::primary(root.path(), "a").await;
-        let mut b = Node::standby(root.path(), "b", &a).await;
-        let mut c = Node::standby(root.path(), "c", &a).await;
+        let (a, mut b, mut c) = Node::three(root.path()).await;
         a.wait_caught_up(&b).await;
-        seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        b.seal().await;
         a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 1000) g").await;
         a.wait_caught_up(&c).await;
         c.instance.fence().await.unwrap();
@@ -257,7 +249,7 @@ pg_test!(
         let root = tempfile::tempdir().unwrap();
         let a = Node::primary(root.path(), "a").await;
         let mut b = Node::standby(root.path(), "b", &a).await;
-        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let sealed = b.seal().await;
         let pg_wal = b.instance.layout.pg_wal();
         history_files::reserve(&pg_wal, TimelineId(1), TimelineId(4)).unwrap();
         b.instance.stop(StopMode::Immediate, LIMIT).await.unwrap();
@@ -265,14 +257,14 @@ pg_test!(
         b.config.settings.recovery_timeline = history_files::start_timeline(&pg_wal, TimelineId(1)).unwrap();
         b.write_config();
         b.start(StartAs::Standby).await;
-        let again = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let again = b.seal().await;
         assert_eq!(again.position.end(), sealed.position.end());
         assert_eq!(again.server, SealedServer::Running { pinned: true });
         // Promoted after all, from the pinned state.
         let promoted = b.promote(TimelineId(4)).await;
         assert_eq!((promoted.timeline, promoted.fork), (TimelineId(4), sealed.position.end()));
         // A seal of a primary stops it, and so does one while a promotion may be under way.
-        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let sealed = b.seal().await;
         assert_eq!(sealed.server, SealedServer::Stopped("it is no standby"));
         assert_eq!(sealed.position.timeline(), TimelineId(4));
         assert!(sealed.position.end() > promoted.fork && b.instance.adopt().unwrap().is_none());
@@ -291,7 +283,7 @@ pg_test!(
         b.sql("SELECT pg_wal_replay_pause()").await;
         a.sql("CREATE TABLE t AS SELECT g, repeat('x', 100) FROM generate_series(1, 20000) g").await;
         a.wait_caught_up(&b).await;
-        let sealed = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let sealed = b.seal().await;
         let (end, replayed) = (sealed.position.end(), b.sql("SELECT pg_last_wal_replay_lsn()").await);
         assert!(sealed.server == SealedServer::Running { pinned: false } && replayed.parse::<Lsn>().unwrap() < end, "{replayed} {end}");
         let pg_wal = b.instance.layout.pg_wal();
@@ -304,10 +296,10 @@ pg_test!(
         let mut short = std::fs::read(pg_wal.join(name(1))).unwrap();
         short[3 * 8192..].fill(0);
         std::fs::write(pg_wal.join(name(5)), short).unwrap();
-        let again = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let again = b.seal().await;
         assert_eq!((again.position.timeline(), again.position.end()), (TimelineId(1), end));
         assert_eq!(again.server, SealedServer::Stopped("it may wait for a timeline of which it has no WAL"));
-        let stopped = seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        let stopped = b.seal().await;
         assert_eq!((stopped.position.timeline(), stopped.position.end()), (TimelineId(1), end));
 
         let keep = history_files::read(&pg_wal, stopped.position.timeline()).unwrap();
@@ -327,13 +319,11 @@ pg_test!(
     a_timeline_that_came_to_nothing_misleads_nobody,
     async {
         let root = tempfile::tempdir().unwrap();
-        let a = Node::primary(root.path(), "a").await;
-        let mut b = Node::standby(root.path(), "b", &a).await;
-        let mut c = Node::standby(root.path(), "c", &a).await;
+        let (a, mut b, mut c) = Node::three(root.path()).await;
         a.wait_caught_up(&b).await;
         a.wait_caught_up(&c).await;
         for node in [&b, &c] {
-            let sealed = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            let sealed = node.seal().await;
             assert_eq!(sealed.server, SealedServer::Running { pinned: false });
             let dead = format!("1\t{}\tx\n", sealed.position.end());
             history_files::write(&node.instance.layout.pg_wal(), TimelineId(2), &dead).unwrap();
@@ -341,7 +331,7 @@ pg_test!(
                 node.instance.log_tail(200).contains("new target timeline is 2")
             })
             .await;
-            let sealed = seal(&node.instance, &node.config.settings, false, SealLimits::default()).await.unwrap();
+            let sealed = node.seal().await;
             assert_eq!(sealed.server, SealedServer::Stopped("it may wait for a timeline of which it has no WAL"));
         }
         a.instance.fence().await.unwrap();
@@ -428,7 +418,7 @@ pg_test!(
         a.wait_caught_up(&b).await;
         let (one, two) = (TimelineId(1), TimelineId(2));
         let version = a.instance.binaries.version();
-        seal(&b.instance, &b.config.settings, false, SealLimits::default()).await.unwrap();
+        b.seal().await;
         let fork = b.promote(two).await.fork;
         a.sql("INSERT INTO t VALUES (1)").await;
         b.sql("CHECKPOINT").await;

@@ -46,7 +46,8 @@ impl Check {
     }
 
     /// A promotion is about to name `target` as the parent of its timeline, and what it has ends on `own`.
-    pub fn promoted_from_nothing(&mut self, w: &World, host: usize, target: u32, own: u32) {
+    pub fn promoted_from_nothing(&mut self, w: &World, host: usize, target: Option<u32>, own: u32) {
+        let target = target.map_or_else(|| "none".to_owned(), |target| target.to_string());
         let detail = format!("{} is promoted from timeline {target}, and its WAL ends on {own}", w.member(host));
         self.fail("history", w.exec.now(), detail);
     }

@@ -18,8 +18,6 @@ impl World {
     /// Starts a server on whatever lies in the data directory; `false` if there is nothing to start. It is a standby
     /// if `standby.signal` is there.
     pub fn start_server(&self, host: usize) -> bool {
-        let pinned = self.with_data(host, |data| data.conf.pinned).unwrap_or(false);
-        let target = self.first_target(host, pinned);
         let mut disk = self.hosts[host].disk.borrow_mut();
         let Some(data) = &mut disk.data else { return false };
         let mut pg = self.hosts[host].pg.borrow_mut();
@@ -33,8 +31,8 @@ impl World {
             in_recovery,
             conf: Rc::clone(&data.conf),
             startup: Rc::clone(&data.conf),
-            pinned,
-            target: target.unwrap_or(0),
+            pinned: data.conf.pinned,
+            target: data.first_target(&self.tree.borrow()),
             door: data.door,
             commits_wait: data.conf.names.k > 0,
             insert: end.lsn,
@@ -55,7 +53,7 @@ impl World {
 
     pub(super) fn on_ready(&self, host: usize) {
         let mut pg = self.hosts[host].pg.borrow_mut();
-        if pg.in_recovery && pg.target == 0 {
+        if pg.in_recovery && pg.target.is_none() {
             drop(pg);
             self.cover.hit("postgres", "refused-to-start");
             self.end_server(host, false);

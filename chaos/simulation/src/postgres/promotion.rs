@@ -36,11 +36,12 @@ impl World {
 
     /// The first number above its target that has no history file (history A7); its file names the target as parent.
     fn take_timeline(&self, host: usize) {
-        let target = self.hosts[host].pg.borrow().target;
         let own = self.own_timeline(host);
-        if target != own {
+        let target = self.hosts[host].pg.borrow().target;
+        if target != Some(own) {
             self.check.borrow_mut().promoted_from_nothing(self, host, target, own);
         }
+        let target = target.unwrap_or(own);
         let number = self.with_data(host, |data| data.newest_history(target) + 1).unwrap_or(0);
         self.hosts[host].pg.borrow_mut().promoting_to = number;
         self.with_data(host, |data| {

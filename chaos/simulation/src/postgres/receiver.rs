@@ -109,7 +109,7 @@ impl World {
         self.look_for_target(host);
         let target = self.hosts[host].pg.borrow().target;
         // It asks for WAL of its target, and gets to the end of its own timeline only if that is its target.
-        if !diverged && target != newest {
+        if !diverged && target != Some(newest) {
             self.cover.hit("postgres", "target-elsewhere");
             return false;
         }
@@ -163,7 +163,7 @@ impl World {
             if !tree.covers(point, data.end) {
                 return;
             }
-            if tree.timeline(point.branch) > pg.target {
+            if Some(tree.timeline(point.branch)) > pg.target {
                 // Its upstream went over to another timeline meanwhile: it gets to the end of this one, and asks anew.
                 drop((tree, pg));
                 drop(disk);

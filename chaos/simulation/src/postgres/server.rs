@@ -142,8 +142,8 @@ pub struct Pg {
     pub startup: Rc<Conf>,
     /// Its recovery was pinned to its own timeline at its start.
     pub pinned: bool,
-    /// The timeline that its recovery makes for.
-    pub target: u32,
+    /// The timeline that its recovery makes for; `None`: there is none that it could start with.
+    pub target: Option<u32>,
     /// What backends believe of whether commits wait.
     pub commits_wait: bool,
     /// A reload that the checkpointer has not taken up.
@@ -192,7 +192,7 @@ impl Default for Pg {
             sessions: false,
             startup: conf,
             pinned: false,
-            target: 0,
+            target: None,
             commits_wait: true,
             checkpointer_pending: false,
             epoch: 0,

@@ -42,6 +42,23 @@ impl DataDir {
                 .is_some_and(|fork| fork.is_some_and(|fork| tree.came_from(fork.branch, of)))
     }
 
+    /// The number of the timeline that owns the end of its WAL.
+    fn own_timeline(&self, tree: &Tree) -> u32 {
+        tree.timeline(tree.owner(self.end).branch)
+    }
+
+    /// The newest timeline that has a file, counting up from `target`, if it is a child of that.
+    fn next_target(&self, tree: &Tree, target: u32) -> Option<u32> {
+        let newest = self.newest_history(target);
+        self.is_child(tree, newest, target).then_some(newest)
+    }
+
+    /// The target with which a server starts; `None`: it refuses to, for its files say that its own WAL is no part of it.
+    pub(super) fn first_target(&self, tree: &Tree) -> Option<u32> {
+        let own = self.own_timeline(tree);
+        if self.conf.pinned { Some(own) } else { self.next_target(tree, own) }
+    }
+
     /// Whether a file above `timeline` describes a real one.
     #[must_use]
     pub fn has_history_above(&self, timeline: u32) -> bool {
@@ -50,24 +67,11 @@ impl DataDir {
 }
 
 impl World {
-    /// The number of the timeline that owns the end of what lies on the host's disk.
+    /// The number of the timeline that owns the end of what lies on the host's disk; 0 without any.
     #[must_use]
     pub fn own_timeline(&self, host: usize) -> u32 {
         let disk = self.hosts[host].disk.borrow();
-        let tree = self.tree.borrow();
-        disk.data.as_ref().map_or(0, |data| tree.timeline(tree.owner(data.end).branch))
-    }
-
-    /// The target with which a server starts; `None`: it refuses to, for its files say that its own WAL is no part of it.
-    pub(super) fn first_target(&self, host: usize, pinned: bool) -> Option<u32> {
-        let own = self.own_timeline(host);
-        if pinned {
-            return Some(own);
-        }
-        let disk = self.hosts[host].disk.borrow();
-        let data = disk.data.as_ref()?;
-        let newest = data.newest_history(own);
-        data.is_child(&self.tree.borrow(), newest, own).then_some(newest)
+        disk.data.as_ref().map_or(0, |data| data.own_timeline(&self.tree.borrow()))
     }
 
     /// Without a walreceiver: is there a newer timeline to go over to?
@@ -75,10 +79,8 @@ impl World {
         let mut pg = self.hosts[host].pg.borrow_mut();
         let disk = self.hosts[host].disk.borrow();
         let Some(data) = disk.data.as_ref().filter(|_| pg.in_recovery && !pg.pinned) else { return };
-        let newest = data.newest_history(pg.target);
-        if data.is_child(&self.tree.borrow(), newest, pg.target) {
-            pg.target = newest;
-        }
+        let tree = self.tree.borrow();
+        pg.target = pg.target.map(|target| data.next_target(&tree, target).unwrap_or(target));
     }
 
     /// A walreceiver fetches every history file between its own timeline and its upstream's, one after the other; `false`

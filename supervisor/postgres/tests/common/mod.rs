@@ -3,12 +3,13 @@
 
 use pgvigil_core::{id::TimelineId, lsn::Lsn};
 use pgvigil_postgres::{
-    Binaries, Endpoint, Instance, Layout, Link, MemberConfig, Postmaster, Promoted, Settings, Source, StartAs,
-    SyncRule, Upstream,
+    Binaries, Endpoint, Instance, Layout, Link, MemberConfig, Postmaster, Promoted, SealLimits, Sealed, Settings,
+    Source, StartAs, SyncRule, Upstream,
     clone::{ClonePlan, OldData, clone},
     hba::{Access, Door},
     kill::kill_all,
     process::SpawnOptions,
+    seal,
     settings::write_pass_file,
 };
 use std::{
@@ -155,6 +156,19 @@ impl Node {
         node.start(StartAs::Standby).await;
         node.wait_streaming().await;
         node
+    }
+
+    /// A primary `a` and its streaming standbys `b` and `c`.
+    pub async fn three(root: &Path) -> (Self, Self, Self) {
+        let a = Self::primary(root, "a").await;
+        let b = Self::standby(root, "b", &a).await;
+        let c = Self::standby(root, "c", &a).await;
+        (a, b, c)
+    }
+
+    /// Seals it, as one that was not asked to promote.
+    pub async fn seal(&self) -> Sealed {
+        seal(&self.instance, &self.config.settings, false, SealLimits::default()).await.unwrap()
     }
 
     pub async fn clone_from(&self, source: &Self, old: OldData) -> Option<PathBuf> {

@@ -9,8 +9,9 @@ use crate::{
     postgres::data::{Conf, Upstream as Following},
 };
 use pgvigil_core::{
-    id::{Epoch, MemberKey},
+    id::{Epoch, MemberKey, TimelineId},
     local::InForce,
+    lsn::Lsn,
     reconcile::{Upstream, history_of},
 };
 
@@ -59,9 +60,7 @@ fn forget_dead_branches(c: &Ctx) -> Result<(), Failed> {
     let wal_end = c.a.inner.borrow().local.wal_end;
     let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(()) };
     let living = history_of(&agreed, reign);
-    let lives = |number: u32| {
-        number == living.timeline.0 || living.ancestors.iter().any(|ancestor| ancestor.timeline.0 == number)
-    };
+    let lives = |number: u32| living.contains(TimelineId(number), Lsn::ZERO);
     c.w.with_data(c.h, |data| {
         data.histories.retain(|number, fork| *number <= owner.0 || (fork.is_some() && lives(*number)));
     });
