@@ -174,6 +174,9 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     let (link, in_recovery) = (link?, prepared?);
     fault::reach("promote:reserved", data_dir).await;
     if in_recovery {
+        // What was read and sealed is no longer the end. If this one is given up, nobody may follow with a server that was
+        // asked to promote and may do it yet: whoever reads the end again stops it. Keeps S3 (found by the simulation).
+        shared.lock().local.wal_end = None;
         link.resume_replay(STATEMENT).await.ok();
         instance.promote(&postmaster)?;
         fault::reach("promote:asked", data_dir).await;

@@ -184,6 +184,8 @@ async fn ask(c: &Ctx, epoch: Epoch, timeline: TimelineId) -> Result<(), Failed> 
         pg.replay_paused = false;
         pg.epoch = epoch.0;
     }
+    // Whoever reads the end again stops a server that may promote yet.
+    c.a.inner.borrow_mut().local.wal_end = None;
     c.w.replay(c.h);
     c.w.ask_promotion(c.h);
     c.step("promote.asked").await;
