@@ -10,8 +10,11 @@ use std::{
     collections::BinaryHeap,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Waker},
 };
+
+use crate::waker::{Woken, waker_of};
 
 pub use crate::signal::{Done, Notify, Watch};
 
@@ -24,8 +27,8 @@ pub type ProcessId = usize;
 /// A task; a stale one names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId {
-    slot: usize,
-    generation: u64,
+    pub(crate) slot: usize,
+    pub(crate) generation: u64,
 }
 
 /// What is due: a task, or an event of the world outside of tasks.
@@ -89,12 +92,20 @@ impl<E> Events<E> {
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 
-#[derive(Default)]
 struct Slot {
     generation: u64,
     process: ProcessId,
     alive: bool,
     work: Option<Work>,
+    waker: Waker,
+    /// It was woken and has not been polled since.
+    woken: bool,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self { generation: 0, process: 0, alive: false, work: None, waker: Waker::noop().clone(), woken: false }
+    }
 }
 
 #[derive(Default)]
@@ -122,6 +133,8 @@ pub struct Exec<E> {
     free: RefCell<Vec<usize>>,
     current: Cell<Option<TaskId>>,
     processes: RefCell<Vec<Process>>,
+    /// Tasks whose wakers were used; futures of this crate ask for their turns by [`Self::wake_at`] instead.
+    woken: Arc<Woken>,
     /// Folded over everything that happened: the trace hash.
     pub hash: Cell<u64>,
     /// Events handled so far.
@@ -141,6 +154,7 @@ impl<E> Exec<E> {
             current: Cell::new(None),
             events: RefCell::new(Events { places: Vec::new(), free: Vec::new() }),
             processes: RefCell::new((0..processes).map(|_| Process::default()).collect()),
+            woken: Arc::default(),
             hash: Cell::new(0xCBF2_9CE4_8422_2325),
             handled: Cell::new(0),
         }
@@ -180,6 +194,11 @@ impl<E> Exec<E> {
         self.current.get()
     }
 
+    /// The process of the task that is being polled.
+    pub fn current_process(&self) -> Option<ProcessId> {
+        self.current.get().map(|task| self.slots.borrow()[task.slot].process)
+    }
+
     /// Starts `work` as a task of `process`.
     pub fn spawn(&self, process: ProcessId, work: impl Future<Output = ()> + 'static) -> TaskId {
         let mut slots = self.slots.borrow_mut();
@@ -193,6 +212,8 @@ impl<E> Exec<E> {
         place.alive = true;
         place.work = Some(Box::pin(work));
         let task = TaskId { slot, generation: place.generation };
+        place.waker = waker_of(&self.woken, task);
+        place.woken = false;
         drop(slots);
         self.push(self.now(), Due::Task(task));
         task
@@ -319,9 +340,24 @@ impl<E> Exec<E> {
         }
     }
 
+    /// Lets those be polled now whose wakers were used, in that order.
+    fn take_woken(&self) {
+        for task in self.woken.take() {
+            let again = {
+                let mut slots = self.slots.borrow_mut();
+                let place = slots.get_mut(task.slot).filter(|slot| slot.alive && slot.generation == task.generation);
+                place.is_none_or(|slot| std::mem::replace(&mut slot.woken, true))
+            };
+            if !again {
+                self.push(self.now(), Due::Task(task));
+            }
+        }
+    }
+
     /// Handles what is due until `until`; world events are returned to the caller, one at a time.
     pub fn next(&self, until: Micros) -> Option<E> {
         loop {
+            self.take_woken();
             let Reverse(Entry { at, order, due }) = {
                 let mut queue = self.queue.borrow_mut();
                 if queue.peek().is_none_or(|Reverse(entry)| entry.at > until) {
@@ -353,9 +389,15 @@ impl<E> Exec<E> {
     }
 
     fn poll(&self, task: TaskId) {
-        let Some(mut work) = self.slots.borrow_mut()[task.slot].work.take() else { return };
+        let (work, waker) = {
+            let mut slots = self.slots.borrow_mut();
+            let slot = &mut slots[task.slot];
+            slot.woken = false;
+            (slot.work.take(), slot.waker.clone())
+        };
+        let Some(mut work) = work else { return };
         self.current.set(Some(task));
-        let done = work.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        let done = work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         self.current.set(None);
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[task.slot];

@@ -8,8 +8,9 @@
 //!                               └──► checkers (S1 - S5, invariants, liveness), coverage, trace hash
 //! ```
 //!
-//! What is real: everything in `pgvigil-core`. What mirrors the program step by step: `agent` and `controller`. What is a
-//! model: `postgres`, `raft`, `guard`, `network`, disks and clocks. Same seed, same trace hash.
+//! What is real: everything in `pgvigil-core`, and openraft, if it is asked for. What mirrors the program step by step:
+//! `agent` and `controller`. What is a model: `postgres`, `guard`, `network`, disks and clocks, and `raft` otherwise. Same
+//! seed, same trace hash.
 
 pub mod agent;
 pub mod check;
@@ -30,4 +31,5 @@ pub mod shrink;
 pub mod signal;
 pub mod trace;
 pub mod wait;
+pub mod waker;
 pub mod world;

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use pgvigil_simulation::{
     coverage::{self, Counts},
     planted::{ALL, Planted},
+    raft,
     run::{Options, Outcome, replay_command, run, scenario},
     shrink::shrink,
 };
@@ -16,6 +17,9 @@ struct Arguments {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
+    /// What agrees on the log: a fast model of Raft, or openraft itself.
+    #[arg(long, global = true, value_enum, default_value = "model")]
+    raft: raft::Kind,
     #[command(subcommand)]
     command: Verb,
 }
@@ -81,14 +85,15 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let (json, raft) = (arguments.json, arguments.raft);
     match arguments.command {
         Verb::Run { seeds, first, planted, storm, coverage, all } => {
-            many(first, seeds, &Options { planted, storm, ..Options::default() }, coverage, all, arguments.json)
+            many(first, seeds, &Options { planted, storm, raft, ..Options::default() }, coverage, all, json)
         }
         Verb::Seed { seed, trace, keep, planted, storm } => match keep.as_deref().map(numbers).transpose() {
             Ok(keep) => {
-                let outcome = run(seed, &Options { planted, keep, storm, trace, record: false });
-                show(&outcome, arguments.json);
+                let outcome = run(seed, &Options { planted, keep, storm, raft, trace, record: false });
+                show(&outcome, json);
                 code(outcome.violation.is_none())
             }
             Err(error) => {
@@ -97,9 +102,9 @@ fn main() -> ExitCode {
             }
         },
         Verb::Shrink { seed, planted, storm } => {
-            shrunk(seed, &Options { planted, storm, ..Options::default() }, arguments.json)
+            shrunk(seed, &Options { planted, storm, raft, ..Options::default() }, json)
         }
-        Verb::Planted { seeds } => bugs(seeds, arguments.json),
+        Verb::Planted { seeds } => bugs(seeds, raft, json),
     }
 }
 
@@ -219,10 +224,10 @@ fn shrunk(seed: u64, options: &Options, json: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn bugs(seeds: u64, json: bool) -> ExitCode {
+fn bugs(seeds: u64, raft: raft::Kind, json: bool) -> ExitCode {
     let mut good = true;
     for planted in ALL {
-        let options = Options { planted: Some(*planted), ..Options::default() };
+        let options = Options { planted: Some(*planted), raft, ..Options::default() };
         let found = (1..=seeds).find_map(|seed| {
             let violation = run(seed, &options).violation?;
             (violation.property != "liveness").then_some((seed, violation))

@@ -41,6 +41,10 @@ pub enum Planted {
     /// A promotion leaves the history files of timelines that came to nothing where its standbys fetch them. Breaks
     /// liveness only.
     DeadTimelineKept,
+    /// Votes are kept in a file that is never flushed. With `--raft openraft` only.
+    VoteNotFlushed,
+    /// Entries of Raft's log are acknowledged before they are flushed. With `--raft openraft` only.
+    LogNotFlushed,
     /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
     RightOutlivesItsServer,
 }

@@ -7,7 +7,7 @@ use crate::{
     fault::{self, Fault, operator},
     plan::{Scenario, plan_for, storm},
     planted::Planted,
-    raft,
+    raft::{self, Entered},
     world::{Event, W, World},
 };
 use pgvigil_core::{
@@ -64,6 +64,8 @@ pub struct Options {
     pub keep: Option<BTreeSet<usize>>,
     /// A storm instead of the ordinary plan.
     pub storm: bool,
+    /// What agrees on the log.
+    pub raft: raft::Kind,
     /// Print the trace.
     pub trace: bool,
     /// Keep what the nodes could tell of their past.
@@ -98,7 +100,8 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
 #[must_use]
 pub fn run_scenario(scenario: Scenario, options: &Options) -> Outcome {
     let seed = scenario.seed;
-    let w = World::new(scenario, options.planted, options.trace, options.record);
+    let w = World::new(scenario, options);
+    let _entered = Entered::new(&w);
     begin(&w);
     let faults = w.scenario.faults.clone();
     let mut begun = 0;
@@ -144,7 +147,7 @@ fn past(w: &W) -> Vec<Line> {
 }
 
 fn begin(w: &W) {
-    raft::begin(w);
+    w.raft.begin(w);
     if let Some(standbys) = w.scenario.adopt {
         found_by_hand(w, standbys);
     }
@@ -188,7 +191,8 @@ fn step_until(w: &W, until: u64, begun: &mut u64) {
         match event {
             Event::Pg { host, pid, what } => w.pg_event(host, pid, what),
             Event::Guard(host, what) => w.guard_event(host, what),
-            Event::Raft(what) => w.raft_event(what),
+            Event::Raft(what) => w.raft.event(w, what),
+            Event::Wake(waker) => waker.wake(),
             Event::Call(call) => (call.0)(w),
             Event::Clients(host) => w.clients(host),
             Event::Fault(number) => {
@@ -314,6 +318,9 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     }
     if options.storm {
         command += " --storm";
+    }
+    if options.raft == raft::Kind::Openraft {
+        command += " --raft openraft";
     }
     if let Some(keep) = &options.keep {
         let keep: Vec<String> = keep.iter().map(ToString::to_string).collect();

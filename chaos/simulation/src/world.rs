@@ -18,6 +18,7 @@ use crate::{
     },
     raft::{Raft, RaftEvent},
     rng::Rng,
+    run::Options,
     trace::Trace,
 };
 use pgvigil_core::{
@@ -58,7 +59,9 @@ pub enum Event {
     },
     /// At a guard.
     Guard(usize, GuardEvent),
-    /// In the Raft group.
+    /// A timer of a future that knows nothing of the executor.
+    Wake(std::task::Waker),
+    /// In the model of the Raft group.
     Raft(RaftEvent),
     /// A message arrives, or the like.
     Call(Call),
@@ -111,7 +114,7 @@ pub struct World {
     pub tree: RefCell<Tree>,
     /// The hosts.
     pub hosts: Vec<Host>,
-    /// The model of Raft.
+    /// The Raft group.
     pub raft: Raft,
     /// The checkers.
     pub check: RefCell<Check>,
@@ -138,7 +141,7 @@ pub const CLUSTER: &str = "sim";
 impl World {
     /// The world of `scenario` before its first moment.
     #[must_use]
-    pub fn new(scenario: Scenario, planted: Option<Planted>, print: bool, record: bool) -> W {
+    pub fn new(scenario: Scenario, options: &Options) -> W {
         let rng = Rng::new(scenario.seed, 2);
         let count = scenario.hosts.len();
         let hosts: Vec<Host> = scenario.hosts.iter().map(|plan| Host::new(plan, &rng)).collect();
@@ -147,13 +150,13 @@ impl World {
             exec: Exec::new(3 * count),
             net: RefCell::new(Network::new(count)),
             tree: RefCell::default(),
-            raft: Raft::new(voters, count),
+            raft: Raft::new(options.raft, voters, count),
             check: RefCell::new(Check::default()),
             cover: Coverage::default(),
-            planted,
+            planted: options.planted,
             scenario,
-            trace: Trace::new(print),
-            lines: record.then(RefCell::default),
+            trace: Trace::new(options.trace),
+            lines: options.record.then(RefCell::default),
             quiet: Cell::new(false),
             ambush: RefCell::default(),
             ids: Cell::new(0),
@@ -212,7 +215,13 @@ impl World {
     /// The true time at which the clock of `host` shows at least `at`.
     #[must_use]
     pub fn true_time(&self, host: usize, at: Time) -> Micros {
-        let wait = (at.0 * 1_000).saturating_sub(self.clock_micros(host));
+        self.true_time_micros(host, at.0 * 1_000)
+    }
+
+    /// The same, for a moment in microseconds.
+    #[must_use]
+    pub fn true_time_micros(&self, host: usize, at: u64) -> Micros {
+        let wait = at.saturating_sub(self.clock_micros(host));
         // A little more than by division, so that the clock has certainly got there.
         let ppm = self.hosts[host].clock_ppm;
         let scaled = wait.saturating_add_signed(-(i64::try_from(wait).unwrap_or(0) / 1_000 * ppm / 1_000));

@@ -10,11 +10,18 @@ use pgvigil_core::{
     reign::Start,
     trace::Line,
 };
-use pgvigil_simulation::run::{Options, run};
+use pgvigil_simulation::{
+    raft::Kind,
+    run::{Options, run},
+};
 use pgvigil_trace::{Verdict, check, read};
 
 fn past(seed: u64) -> Vec<Line> {
-    run(seed, &Options { record: true, ..Options::default() }).lines
+    past_with(Kind::Model, seed)
+}
+
+fn past_with(raft: Kind, seed: u64) -> Vec<Line> {
+    run(seed, &Options { record: true, raft, ..Options::default() }).lines
 }
 
 fn checked(files: &[&[Line]]) -> Verdict {
@@ -45,6 +52,14 @@ fn every_step_of_simulated_clusters_is_allowed() {
     }
     println!("{decisions} decisions, {acts} acts, {refused} refused entries");
     assert!(decisions > 500 && acts > 1_000 && refused > 0, "{decisions}, {acts}, {refused}");
+}
+
+#[test]
+fn every_step_of_clusters_with_openraft_is_allowed() {
+    for seed in 1..=5 {
+        let verdict = checked(&[&past_with(Kind::Openraft, seed)]);
+        assert!(verdict.findings.is_empty() && verdict.agreed > 5 && verdict.states == 1, "seed {seed}: {verdict}");
+    }
 }
 
 #[test]

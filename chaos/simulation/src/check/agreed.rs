@@ -57,6 +57,17 @@ impl Check {
         }
     }
 
+    /// `host` applied another entry than another node at the same index, or none that follows what was applied.
+    pub fn agreed_otherwise(&mut self, w: &World, host: usize, index: u64) {
+        let member = w.member(host);
+        self.fail("agreement", w.exec.now(), format!("{member} applied another entry {index} than the group"));
+    }
+
+    /// A part of the Raft node on `host` ended by itself.
+    pub fn panicked(&mut self, w: &World, host: usize, said: &str) {
+        self.fail("raft", w.exec.now(), format!("the node of {} ended: {said}", w.member(host)));
+    }
+
     /// The agent on `host` takes in a state of that revision.
     pub fn learned(&mut self, w: &World, host: usize, revision: Revision) {
         let life = w.hosts[host].life.get();

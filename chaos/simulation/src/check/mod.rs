@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 /// A property that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// Its name: `S1`, `S2`, `S3`, `S5`, `invariant`, `liveness`.
+    /// Its name: `S1`, `S2`, `S3`, `S4`, `S5`, `invariant`, `agreement`, `raft`, `liveness`.
     pub property: &'static str,
     /// True microseconds.
     pub at: Micros,

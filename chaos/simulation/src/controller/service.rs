@@ -28,8 +28,6 @@ use std::{
 };
 
 const CONFIRM_MS: u64 = 1_000;
-/// Between two heartbeats of the Raft leader.
-const HEARTBEAT: u64 = 50_000;
 
 /// An agent's stream to a leader.
 #[derive(Debug)]
@@ -220,16 +218,17 @@ async fn answer(w: W, stream: Rc<Stream>) {
         let mut quiet = agreed().is_some_and(|agreed| agreed.revision <= told && agreed.is_settled() && !refused);
         if w.planted != Some(Planted::NoConfirmation) {
             let version = w.raft.states[host].version();
+            let mut confirmed = false;
             if quiet {
                 // In quiet times the next heartbeats are confirmation enough.
-                w.pause(0, HEARTBEAT).await;
+                confirmed = w.led_since(host, at, CONFIRM_MS).await.is_ok();
+                quiet = w.raft.states[host].version() == version;
             }
-            let mut confirmed = w.within(host, CONFIRM_MS, w.confirm_leadership(host)).await;
-            if quiet && w.raft.states[host].version() != version {
-                quiet = false;
-                confirmed = w.within(host, CONFIRM_MS, w.confirm_leadership(host)).await;
+            if !quiet {
+                let round = w.within(host, CONFIRM_MS, w.confirm_leadership(host)).await;
+                confirmed = matches!(round, Some(Ok(())));
             }
-            if !matches!(confirmed, Some(Ok(()))) || !listens(&w, host) {
+            if !confirmed || !listens(&w, host) {
                 stream.end(&w);
                 return;
             }

@@ -65,6 +65,7 @@ impl World {
         self.exec.kill(Self::agent_process(host));
         self.exec.kill(Self::guard_process(host));
         self.exec.kill(Self::postgres_process(host));
+        self.raft.lose_power(self, host);
         self.raft.restarted(self, host);
         place.guard.borrow_mut().alive = false;
         place.disk.borrow_mut().lose_power();
