@@ -45,6 +45,9 @@ pub enum Planted {
     VoteNotFlushed,
     /// Entries of Raft's log are acknowledged before they are flushed. With `--raft openraft` only.
     LogNotFlushed,
+    /// A Raft leader that restarts goes on leading in its term, as openraft does unless told otherwise: after a loss of power it
+    /// may lack entries that a follower has. With `--raft openraft` only.
+    LeaderRestored,
     /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
     RightOutlivesItsServer,
 }

@@ -71,6 +71,17 @@ fn votes_that_are_not_flushed_are_found() {
     assert!(matches!(found, Some((_, "agreement"))), "{found:?}");
 }
 
+/// Storms in which a leader lost power before its own disk had an entry that a follower had, came back, and led on in its old
+/// term: another entry got the same log id.
+const LOST_BY_LEADERS: [u64; 3] = [6_000_272, 6_000_413, 6_001_116];
+
+#[test]
+fn a_restarted_leader_writes_no_other_entry_under_the_same_log_id() {
+    hold(LOST_BY_LEADERS.into_iter(), &options(true, None));
+    let found = broken(LOST_BY_LEADERS.into_iter(), &options(true, Some(Planted::LeaderRestored)));
+    assert!(matches!(found, Some((_, "agreement"))), "{found:?}");
+}
+
 #[test]
 fn the_same_seed_is_the_same_history_whatever_ran_before() {
     let first = run(7, &OPENRAFT).hash;

@@ -107,6 +107,9 @@ impl Options {
             election_timeout_min: millis(self.timings.election_min),
             election_timeout_max: millis(self.timings.election_max),
             enable_pre_vote: Some(true),
+            // A leader sends entries before its own disk has them. After a loss of power it may lack what a follower has, and in
+            // its old term it would write something else under the same log id. Keeps S4 (found by the simulation).
+            enable_leader_restore: Some(false),
             // Followers late by more than this get the snapshot; must exceed the distance between snapshots.
             replication_lag_threshold: self.snapshot_every * 2,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),

@@ -58,9 +58,9 @@ impl Check {
     }
 
     /// `host` applied another entry than another node at the same index, or none that follows what was applied.
-    pub fn agreed_otherwise(&mut self, w: &World, host: usize, index: u64) {
+    pub fn agreed_otherwise(&mut self, w: &World, host: usize, applied: &str, agreed: &str) {
         let member = w.member(host);
-        self.fail("agreement", w.exec.now(), format!("{member} applied another entry {index} than the group"));
+        self.fail("agreement", w.exec.now(), format!("{member} applied entry {applied} where the group has {agreed}"));
     }
 
     /// A part of the Raft node on `host` ended by itself.

@@ -96,6 +96,21 @@ async fn a_restarted_group_keeps_its_state() {
     group.agree("after").await;
 }
 
+/// After a loss of power it may lack entries that a follower has, and would write others under the same log ids.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_restarts_does_not_go_on_in_its_old_term() {
+    let mut group = Group::formed(3, |_| {}).await;
+    let before = group.node(group.leader().await).confirm_leadership().await.expect("it leads");
+    for id in 1..=3 {
+        group.stop(id).await;
+    }
+    for id in 1..=3 {
+        group.start(id, None).await;
+    }
+    let after = group.node(group.leader().await).confirm_leadership().await.expect("it leads");
+    assert!(after.term > before.term, "{after} after {before}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_handed_over() {
     let mut group = Group::formed(3, |_| {}).await;

@@ -40,14 +40,14 @@ impl Real {
             };
             // Each node writes the first membership for itself.
             if !same || (known.id != id && place > 0) {
-                w.check.borrow_mut().agreed_otherwise(w, host, id.index());
+                w.check.borrow_mut().agreed_otherwise(w, host, &id.to_string(), &known.id.to_string());
             }
             if let Some(state) = known.state.clone() {
                 return (known.outcome.clone(), state);
             }
         }
         if place != agreed.len() {
-            w.check.borrow_mut().agreed_otherwise(w, host, id.index());
+            w.check.borrow_mut().agreed_otherwise(w, host, &id.to_string(), "nothing");
         }
         let last = agreed.last().and_then(|last| last.state.clone());
         let last = last.unwrap_or_else(|| Applied::of(State::default()));

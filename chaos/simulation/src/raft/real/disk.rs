@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{exec::Micros, rng::Rng, world::World};
 use openraft::entry::RaftEntry;
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, fmt, rc::Rc};
 
 /// What a store holds.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +42,40 @@ pub(super) enum Change {
     Snapshot(SnapshotMeta, Rc<Applied>),
     /// A leader's snapshot, and the state that it holds.
     Install(SnapshotMeta, AppliedRow),
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = |id: Option<LogId>| id.map_or_else(|| "nothing".to_owned(), |id| id.to_string());
+        let vote = self.vote.map_or_else(|| "none".to_owned(), |vote| vote.to_string());
+        let snapshot = self.snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id);
+        write!(
+            f,
+            "vote {vote}, log {}, purged {}, committed {}, applied {}, snapshot {}",
+            id(self.last()),
+            id(self.purged),
+            id(self.committed),
+            id(self.applied.last),
+            id(snapshot)
+        )
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vote(vote) => write!(f, "vote {vote}"),
+            Self::Append(entries) => {
+                f.write_str("entries")?;
+                entries.iter().try_for_each(|entry| write!(f, " {}", entry.log_id()))
+            }
+            Self::Truncate(from) => write!(f, "the end of the log before {from}"),
+            Self::Purge(upto) => write!(f, "the beginning of the log after {upto}"),
+            Self::Committed(mark) => write!(f, "committed {}", mark.map_or_else(String::new, |id| id.to_string())),
+            Self::Applied(row) => write!(f, "applied {}", row.last.map_or_else(String::new, |id| id.to_string())),
+            Self::Snapshot(meta, _) | Self::Install(meta, _) => write!(f, "snapshot {meta}"),
+        }
+    }
 }
 
 impl Image {

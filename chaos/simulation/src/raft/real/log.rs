@@ -25,7 +25,9 @@ pub(super) struct Log {
 
 impl Log {
     fn write(&self, change: Change) {
-        world().raft.real().disk(self.host).borrow_mut().write(change);
+        let w = world();
+        w.log_host(self.host, || format!("writes {change}"));
+        w.raft.real().disk(self.host).borrow_mut().write(change);
     }
 }
 

@@ -86,6 +86,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             w.cover.hit("raft", "snapshot-installed");
             let state = Some(Applied::of((*snapshot).clone()));
             let row = AppliedRow { last: meta.last_log_id, membership: meta.last_membership.clone(), state };
+            w.log_host(self.host, || format!("installs the snapshot {meta}"));
             w.raft.real().disk(self.host).borrow_mut().write(Change::Install(meta.clone(), row));
         }
         flushed(self.host).await;

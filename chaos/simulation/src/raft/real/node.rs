@@ -22,6 +22,7 @@ pub(super) async fn run(w: W, host: usize) {
     // Opening a store flushes what an earlier process wrote.
     flushed(host).await;
     let (log, machine) = (Log { host }, Machine { host });
+    w.log_host(host, || format!("opens its store: {}", w.raft.real().disk(host).borrow().written));
     let config = options::config(&w);
     let raft = match Openraft::new(World::node(host).0, config, Network { host }, log, machine).await {
         Ok(raft) => raft,

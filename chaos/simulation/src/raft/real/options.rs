@@ -1,6 +1,6 @@
 //! openraft's settings, after `supervisor/consensus/src/options.rs` and its defaults.
 
-use crate::world::World;
+use crate::{planted::Planted, world::World};
 use openraft::{Config, SnapshotPolicy};
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +27,7 @@ pub(super) fn config(w: &World) -> Arc<Config> {
         election_timeout_min: millis(ELECTION_MIN),
         election_timeout_max: millis(ELECTION_MAX),
         enable_pre_vote: Some(true),
+        enable_leader_restore: Some(w.planted == Some(Planted::LeaderRestored)),
         replication_lag_threshold: every * 2,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(every),
         max_in_snapshot_log_to_keep: every / 10,
