@@ -98,6 +98,11 @@ impl Options {
         }
     }
 
+    /// openraft's settings that come of these, as JSON: by them a test sees that the simulation runs the same.
+    pub fn raft_settings(&self) -> Result<serde_json::Value, StartError> {
+        serde_json::to_value(self.raft_config()?).map_err(|e| StartError::Settings(e.to_string()))
+    }
+
     pub(crate) fn raft_config(&self) -> Result<Config, StartError> {
         self.timings.validate()?;
         let config = Config {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::{cell::Cell, rc::Rc};
 
 pub use model::RaftEvent;
-pub use real::Entered;
+pub use real::{Entered, settings};
 
 /// What agrees on the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -32,6 +32,7 @@ use runtime::{HostInstant, Runtime};
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use types::{Command, Openraft};
 
+pub use options::settings;
 pub use runtime::Entered;
 
 /// Between two attempts of a leader that waits for its first quorum.

@@ -18,7 +18,19 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 /// The program's settings, but a snapshot after fewer entries, so that a history of some hundred has several.
 pub(super) fn config(w: &World) -> Arc<Config> {
-    let every = w.rng.range(5, 100);
+    let mut config = settings(w.rng.range(5, 100));
+    if w.planted == Some(Planted::LeaderRestored) {
+        config.enable_leader_restore = Some(true);
+    }
+    Arc::new(config)
+}
+
+/// openraft's settings with a snapshot after `every` entries.
+///
+/// # Panics
+/// If openraft does not accept the program's own settings.
+#[must_use]
+pub fn settings(every: u64) -> Config {
     let room = millis(ELECTION_MIN.saturating_sub(HEARTBEAT));
     let config = Config {
         cluster_name: "simulated".to_owned(),
@@ -27,7 +39,7 @@ pub(super) fn config(w: &World) -> Arc<Config> {
         election_timeout_min: millis(ELECTION_MIN),
         election_timeout_max: millis(ELECTION_MAX),
         enable_pre_vote: Some(true),
-        enable_leader_restore: Some(w.planted == Some(Planted::LeaderRestored)),
+        enable_leader_restore: Some(false),
         replication_lag_threshold: every * 2,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(every),
         max_in_snapshot_log_to_keep: every / 10,
@@ -40,5 +52,5 @@ pub(super) fn config(w: &World) -> Arc<Config> {
         backoff: "20ms 50ms 100ms 200ms ..500ms".to_owned(),
         ..Config::default()
     };
-    Arc::new(config.validate().expect("the program's own settings are valid"))
+    config.validate().expect("the program's own settings are valid")
 }
