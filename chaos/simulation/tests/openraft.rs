@@ -82,6 +82,12 @@ fn a_restarted_leader_writes_no_other_entry_under_the_same_log_id() {
     assert!(matches!(found, Some((_, "agreement"))), "{found:?}");
 }
 
+/// The check of S3 took such a server for one of epoch 0.
+#[test]
+fn a_server_that_a_boot_started_goes_on_in_its_reign() {
+    hold(std::iter::once(6_003_551), &options(true, None));
+}
+
 #[test]
 fn the_same_seed_is_the_same_history_whatever_ran_before() {
     let first = run(7, &OPENRAFT).hash;

@@ -148,7 +148,7 @@ pub struct Pg {
     pub commits_wait: bool,
     /// A reload that the checkpointer has not taken up.
     pub checkpointer_pending: bool,
-    /// The epoch as whose primary its agent started or promoted it: for the checkers only.
+    /// The epoch as whose primary its agent started, promoted or configured it: for the checkers only.
     pub epoch: u64,
     /// End of what a primary has written.
     pub insert: u64,

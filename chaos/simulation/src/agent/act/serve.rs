@@ -56,6 +56,8 @@ pub async fn configure(
     if c.a.inner.borrow().postmaster.is_none() {
         return Err("PostgreSQL does not run".to_owned());
     }
+    // To the checkers, a server that a boot started is of this reign from now on.
+    c.w.hosts[c.h].pg.borrow_mut().epoch = epoch.0;
     c.w.reload(c.h);
     let deadline = c.now().plus(RELOAD_MS);
     loop {
