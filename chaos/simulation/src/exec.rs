@@ -27,8 +27,8 @@ pub type ProcessId = usize;
 /// A task; a stale one names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId {
-    pub(crate) slot: usize,
-    pub(crate) generation: u64,
+    slot: usize,
+    generation: u64,
 }
 
 /// What is due: a task, or an event of the world outside of tasks.
@@ -343,12 +343,7 @@ impl<E> Exec<E> {
     /// Lets those be polled now whose wakers were used, in that order.
     fn take_woken(&self) {
         for task in self.woken.take() {
-            let again = {
-                let mut slots = self.slots.borrow_mut();
-                let place = slots.get_mut(task.slot).filter(|slot| slot.alive && slot.generation == task.generation);
-                place.is_none_or(|slot| std::mem::replace(&mut slot.woken, true))
-            };
-            if !again {
+            if self.is_alive(task) && !std::mem::replace(&mut self.slots.borrow_mut()[task.slot].woken, true) {
                 self.push(self.now(), Due::Task(task));
             }
         }

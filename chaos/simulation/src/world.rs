@@ -185,6 +185,12 @@ impl World {
         3 * host
     }
 
+    /// The host of `process`.
+    #[must_use]
+    pub const fn host_of_process(process: ProcessId) -> usize {
+        process / 3
+    }
+
     /// The guard on `host`.
     #[must_use]
     pub const fn guard_process(host: usize) -> ProcessId {
@@ -287,6 +293,12 @@ impl World {
     #[must_use]
     pub fn node(host: usize) -> NodeId {
         NodeId(host as u64 + 1)
+    }
+
+    /// The host of the node of that number.
+    #[must_use]
+    pub fn host_of_node(node: NodeId) -> usize {
+        usize::try_from(node.0).unwrap_or(1) - 1
     }
 
     /// The host of `member`.

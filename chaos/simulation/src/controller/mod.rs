@@ -260,6 +260,6 @@ fn hand_over(w: &W, host: usize, controller: &Controller) -> bool {
     let all = BTreeMap::from([(World::cluster(), seen)]);
     let me = World::node(host);
     let Some(to) = placement::better_leader(&applied.state, &all, me, &caught_up, w.now(host)) else { return false };
-    w.hand_over(host, usize::try_from(to.0).unwrap_or(1) - 1);
+    w.hand_over(host, World::host_of_node(to));
     true
 }

@@ -62,10 +62,9 @@ pub struct Model {
 impl Model {
     /// A group that has agreed nothing.
     pub(super) fn new(hosts: usize) -> Self {
-        let first = Rc::new(Applied { state: State::default(), cluster: None });
         Self {
             nodes: RefCell::new(vec![Node { patience: ELECTION.0, ..Node::default() }; hosts]),
-            log: RefCell::new(vec![Some(first)]),
+            log: RefCell::new(vec![Some(Applied::of(State::default()))]),
         }
     }
 
@@ -296,10 +295,11 @@ impl Model {
                         let index = self.log.borrow().len() as u64;
                         Line::Entry { index, term: 0, proposal: Some(Box::new((**proposal).clone())) }
                     });
-                    let cluster = state.clusters.get(&World::cluster()).cloned().map(Rc::new);
-                    w.check.borrow_mut().entry(w, proposal, &outcome, last.cluster.as_deref(), cluster.as_deref());
+                    let next = Applied::of(state);
+                    let (before, after) = (last.cluster.as_deref(), next.cluster.as_deref());
+                    w.check.borrow_mut().entry(w, proposal, &outcome, before, after);
                     *pending.outcome.borrow_mut() = Some(outcome);
-                    Rc::new(Applied { state, cluster })
+                    next
                 }
             };
             self.log.borrow_mut().push(Some(next));

@@ -26,8 +26,7 @@ pub(super) struct Log {
 impl Log {
     fn write(&self, change: Change) {
         let w = world();
-        w.log_host(self.host, || format!("writes {change}"));
-        w.raft.real().disk(self.host).borrow_mut().write(change);
+        w.raft.real().write(&w, self.host, change);
     }
 }
 

@@ -35,7 +35,7 @@ impl Machine {
         }
         row.last = Some(id);
         row.state = Some(state);
-        real.disk(self.host).borrow_mut().write(Change::Applied(row));
+        real.write(&w, self.host, Change::Applied(row));
         outcome
     }
 
@@ -86,8 +86,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             w.cover.hit("raft", "snapshot-installed");
             let state = Some(Applied::of((*snapshot).clone()));
             let row = AppliedRow { last: meta.last_log_id, membership: meta.last_membership.clone(), state };
-            w.log_host(self.host, || format!("installs the snapshot {meta}"));
-            w.raft.real().disk(self.host).borrow_mut().write(Change::Install(meta.clone(), row));
+            w.raft.real().write(&w, self.host, Change::Install(meta.clone(), row));
         }
         flushed(self.host).await;
         self.publish();
@@ -116,7 +115,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             let w = world();
             w.cover.hit("raft", "snapshot-built");
             let state = Applied::of((*self.state).clone());
-            w.raft.real().disk(self.host).borrow_mut().write(Change::Snapshot(self.meta.clone(), state));
+            w.raft.real().write(&w, self.host, Change::Snapshot(self.meta.clone(), state));
         }
         flushed(self.host).await;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Arc::clone(&self.state) })

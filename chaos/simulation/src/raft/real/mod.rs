@@ -20,14 +20,14 @@ mod types;
 use super::{Applied, Group, NotAgreed, Raft};
 use crate::world::{W, World};
 use agreed::Agreed;
-use disk::Disk;
+use disk::{Change, Disk};
 use openraft::{
     AsyncRuntime, LogIdOptionExt, ReadPolicy,
     async_runtime::WatchReceiver,
     errors::{ClientWriteError, ForwardReason, RaftError},
 };
 use options::ELECTION_MAX;
-use pgvigil_core::{Outcome, Proposal, time::Time};
+use pgvigil_core::{Outcome, Proposal, id::NodeId, time::Time};
 use runtime::{HostInstant, Runtime};
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 use types::{Command, Openraft};
@@ -88,12 +88,18 @@ impl Real {
         &self.disks[host]
     }
 
+    /// Writes to the store of `host`, unflushed.
+    fn write(&self, w: &World, host: usize, change: Change) {
+        w.log_host(host, || format!("writes {change}"));
+        self.disk(host).borrow_mut().write(change);
+    }
+
     fn openraft(&self, host: usize) -> Option<Openraft> {
         self.nodes.borrow()[host].raft.clone()
     }
 
     fn heard(&self, w: &World, host: usize) {
-        self.nodes.borrow_mut()[host].note_heard(w.clock_micros(host));
+        self.nodes.borrow_mut()[host].heard = Some(HostInstant(w.clock_micros(host)));
     }
 
     /// Shows what is applied on `host`.
@@ -121,7 +127,7 @@ impl Real {
         let lag = |matched: u64| metrics.last_log_index.map_or(0, |last| (last + 1).saturating_sub(matched));
         let followers = metrics.replication.clone().unwrap_or_default().into_iter();
         let close = followers.filter(|(_, matched)| lag(matched.next_index()) <= CAUGHT_UP);
-        close.map(|(id, _)| usize::try_from(id).unwrap_or(1) - 1).filter(|host| *host != from).collect()
+        close.map(|(id, _)| World::host_of_node(NodeId(id))).filter(|host| *host != from).collect()
     }
 
     /// A process has begun on `host`, and opens the store; or it has ended.

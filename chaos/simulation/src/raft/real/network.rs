@@ -19,6 +19,7 @@ use openraft::{
         VoteRequest, VoteResponse,
     },
 };
+use pgvigil_core::id::NodeId;
 use std::{rc::Rc, time::Duration};
 use tokio::sync::oneshot;
 
@@ -42,7 +43,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, _node: &BasicNode) -> Peer {
-        Peer { from: self.host, to: usize::try_from(target).unwrap_or(1) - 1 }
+        Peer { from: self.host, to: World::host_of_node(NodeId(target)) }
     }
 }
 

@@ -2,7 +2,6 @@
 //! `pace.rs` and `membership.rs`.
 
 use super::{
-    Node,
     log::{Log, flushed},
     machine::Machine,
     network::Network,
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::world::{W, World};
 use openraft::{AsyncRuntime, BasicNode, Instant, async_runtime::WatchReceiver};
+use pgvigil_core::id::NodeId;
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 /// Between two attempts to found the group.
@@ -46,7 +46,7 @@ async fn follow(w: &W, host: usize, raft: Openraft) {
             let mut nodes = w.raft.real().nodes.borrow_mut();
             let node = &mut nodes[host];
             let before = (node.leader, node.leads);
-            node.leader = now.current_leader.map(|id| usize::try_from(id).unwrap_or(1) - 1);
+            node.leader = now.current_leader.map(|id| World::host_of_node(NodeId(id)));
             node.leads = leads.then_some(term);
             if before.1.is_none() && leads {
                 w.raft.elections.set(w.raft.elections.get() + 1);
@@ -120,11 +120,5 @@ async fn found(w: W, host: usize, raft: Openraft) {
             return;
         }
         w.sleep(host, FOUND_AGAIN).await;
-    }
-}
-
-impl Node {
-    pub(super) fn note_heard(&mut self, at: u64) {
-        self.heard = Some(HostInstant(at));
     }
 }

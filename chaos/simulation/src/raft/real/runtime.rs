@@ -53,7 +53,7 @@ pub(super) fn world() -> W {
 
 /// The host whose process is being polled.
 fn host(w: &World) -> usize {
-    w.exec.current_process().expect("openraft runs in a task") / 3
+    World::host_of_process(w.exec.current_process().expect("openraft runs in a task"))
 }
 
 /// A moment on the clock of the host that asks, in microseconds.
@@ -218,10 +218,10 @@ impl AsyncRuntime for Runtime {
     {
         let (tell, told) = oneshot::channel();
         let w = world();
-        let process = World::agent_process(host(&w));
-        w.exec.spawn(process, async move {
+        let host = host(&w);
+        w.exec.spawn(World::agent_process(host), async move {
             let result = AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
-                world().check.borrow_mut().panicked(&world(), process / 3, &said(&*panic));
+                world().check.borrow_mut().panicked(&world(), host, &said(&*panic));
                 Ended::Panicked
             });
             // Nobody may be waiting.
