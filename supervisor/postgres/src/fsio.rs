@@ -8,12 +8,16 @@
 use crate::fault;
 use nix::fcntl::{RenameFlags, renameat2};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// A file operation that failed.
@@ -111,19 +115,72 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<Written, FsError>
 }
 
 fn swap_in(path: &Path, dir: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".pgvigil-tmp");
-    let temporary = dir.join(name);
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-    // `mode` only applies to a file that is created; a left-over temporary file keeps its own.
+    let temporary = temporary(path, dir)?;
+    let filled = fill(&temporary, bytes, mode, durable).and_then(|()| {
+        fault::replaces(path, durable);
+        fs::rename(&temporary, path)
+    });
+    if filled.is_err() {
+        // What is left of it is taken away when the file is written next; the error matters more than this one.
+        fs::remove_file(&temporary).ok();
+    }
+    filled
+}
+
+fn fill(temporary: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(temporary)?;
+    // What is created is cut by the umask.
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     file.write_all(bytes)?;
     if durable {
         file.sync_all()?;
     }
-    fault::replaces(path, durable);
-    fs::rename(&temporary, path)
+    Ok(())
+}
+
+const TEMPORARY: &str = ".pgvigil-tmp";
+
+/// A name beside `path` that no other writer has: two that write one file at once (an act that was given up may still be
+/// at it) each put a whole file in place. What a process that died has left there is taken away, once for each file.
+fn temporary(path: &Path, dir: &Path) -> io::Result<PathBuf> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    static CLEANED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut stem = path.file_name().unwrap_or_default().to_owned();
+    stem.push(TEMPORARY);
+    let first = CLEANED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+    if first {
+        remove_left_overs(dir, &stem)?;
+    }
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    stem.push(format!("{}{number}", ours()));
+    Ok(dir.join(stem))
+}
+
+/// How the names of this process's temporary files go on: a container gives the same process id to each life.
+fn ours() -> &'static str {
+    static OURS: OnceLock<String> = OnceLock::new();
+    OURS.get_or_init(|| {
+        let born = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        format!("-{}-{born}-", std::process::id())
+    })
+}
+
+fn remove_left_overs(dir: &Path, stem: &std::ffi::OsStr) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let Some(rest) = name.as_encoded_bytes().strip_prefix(stem.as_encoded_bytes()) else { continue };
+        let writer = std::str::from_utf8(rest).ok().and_then(|rest| rest.split('-').nth(1)?.parse::<u32>().ok());
+        let other_lives = |pid| pid != std::process::id() && Path::new(&format!("/proc/{pid}")).exists();
+        if rest.starts_with(ours().as_bytes()) || writer.is_some_and(other_lives) {
+            continue;
+        }
+        match fs::remove_file(dir.join(&name)) {
+            Ok(()) => tracing::info!("removed {}, left by a process that died", dir.join(&name).display()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Fsyncs a directory, so that names created, renamed or removed in it survive a crash.
@@ -225,6 +282,48 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// Two threads write one file many times: it is always one of the two, whole, and nothing is left beside it.
+    #[test]
+    fn writers_of_one_file_do_not_share_a_temporary_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let contents = [vec![b'a'; 70_000], vec![b'b'; 30_000]];
+        std::thread::scope(|scope| {
+            for content in &contents {
+                scope.spawn(|| {
+                    for turn in 0..200 {
+                        // Never the same twice, or it would not be written.
+                        let content = [content.as_slice(), format!("{turn}").as_bytes()].concat();
+                        replace(&path, &content, 0o600).unwrap();
+                        let read = fs::read(&path).unwrap();
+                        let digits = read.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+                        let body = &read[..read.len() - digits];
+                        assert!(contents.iter().any(|content| content == body), "a mixture of {} bytes", body.len());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_dead_writers_left_is_removed_and_what_living_ones_write_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let parent = nix::unistd::getppid();
+        let living = dir.path().join(format!("x.pgvigil-tmp-{parent}-7-1"));
+        for left in ["x.pgvigil-tmp".to_owned(), format!("x.pgvigil-tmp-{}-7-0", std::process::id())] {
+            fs::write(dir.path().join(left), "").unwrap();
+        }
+        fs::write(dir.path().join("x.pgvigil-tmp-4194305-7-1"), "").unwrap();
+        fs::write(dir.path().join("y.pgvigil-tmp"), "").unwrap();
+        fs::write(&living, "").unwrap();
+        write_atomic(&path, b"one", 0o600).unwrap();
+        let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["x".into(), living.file_name().unwrap().to_owned(), "y.pgvigil-tmp".into()]);
     }
 
     #[test]
