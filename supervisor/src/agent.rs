@@ -18,6 +18,7 @@ mod report;
 mod right;
 mod sampler;
 pub mod shared;
+mod unproven;
 mod uplink;
 mod worker;
 

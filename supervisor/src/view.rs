@@ -212,8 +212,11 @@ pub struct IncidentDocument {
     pub phases: Vec<PhaseDocument>,
     /// What else became known.
     pub notes: Vec<String>,
-    /// Acknowledged commits may have been lost (forced failover only).
+    /// It is not proven that no acknowledged commit was lost.
     pub possible_data_loss: bool,
+    /// The verdict in one sentence, with what it follows from.
+    #[serde(default)]
+    pub loss: String,
     /// `open`, `moved`, `stayed`, `superseded`.
     pub outcome: String,
     /// From the first sign to the open door.

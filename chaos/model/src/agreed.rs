@@ -227,5 +227,6 @@ fn normalise(cluster: &mut ClusterState) {
         // The history of timelines reads the appointee's own seal and no other.
         let primary = reign.primary.clone();
         reign.seals.retain(|seal| seal.key == primary);
+        reign.unproven.clear();
     }
 }

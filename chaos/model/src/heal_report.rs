@@ -68,6 +68,8 @@ fn report(model: &Durability, world: &World, agreed: &ClusterState, member: Memb
         was_member: false,
         restarted: 0,
         discarded_wal: None,
+        unproven: Vec::new(),
+        shown_to_leader: None,
     })
 }
 
@@ -106,6 +108,7 @@ fn postgres(model: &Durability, world: &World, agreed: &ClusterState, member: Me
             canary: CanaryReport { ok_age_ms: Some(0), waiting_ms: 0, took_us: 1 },
             standbys: senders(model, world, agreed, server),
             weakened: Vec::new(),
+            shown_ago_ms: None,
             right_ms: 1,
         })),
     }

@@ -88,6 +88,8 @@ pub enum Fault {
     StrangerStarts(Target),
     /// `synchronous_standby_names` changed by hand.
     ChangeByHand(Target),
+    /// `synchronous_standby_names` emptied by hand: commits wait for nobody. Only in [`crate::plan::hands`].
+    Weaken(Target),
     /// The data directory is emptied.
     Wipe(Target),
     /// An operator wants a switchover, to that host or to anyone.
@@ -139,6 +141,7 @@ impl Fault {
             Self::SlowReplay(..) => "slow-replay",
             Self::StrangerStarts(_) => "stranger-starts",
             Self::ChangeByHand(_) => "change-by-hand",
+            Self::Weaken(_) => "weaken",
             Self::Wipe(_) => "wipe",
             Self::Switchover(_) => "switchover",
             Self::Force(_) => "force",

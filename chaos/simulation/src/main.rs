@@ -40,6 +40,9 @@ enum Verb {
         /// The primary is struck every second or two.
         #[arg(long)]
         storm: bool,
+        /// People take the rule out of force, beside the ordinary plan.
+        #[arg(long)]
+        hands: bool,
         /// Also print what was reached.
         #[arg(long)]
         coverage: bool,
@@ -63,6 +66,9 @@ enum Verb {
         /// The primary is struck every second or two.
         #[arg(long)]
         storm: bool,
+        /// People take the rule out of force, beside the ordinary plan.
+        #[arg(long)]
+        hands: bool,
     },
     /// Drop faults from a failing seed while it still fails.
     Shrink {
@@ -74,6 +80,9 @@ enum Verb {
         /// The primary is struck every second or two.
         #[arg(long)]
         storm: bool,
+        /// People take the rule out of force, beside the ordinary plan.
+        #[arg(long)]
+        hands: bool,
     },
     /// Put every bug back on purpose, and say how many seeds it takes to find it.
     Planted {
@@ -87,12 +96,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (json, raft) = (arguments.json, arguments.raft);
     match arguments.command {
-        Verb::Run { seeds, first, planted, storm, coverage, all } => {
-            many(first, seeds, &Options { planted, storm, raft, ..Options::default() }, coverage, all, json)
+        Verb::Run { seeds, first, planted, storm, hands, coverage, all } => {
+            many(first, seeds, &Options { planted, storm, hands, raft, ..Options::default() }, coverage, all, json)
         }
-        Verb::Seed { seed, trace, keep, planted, storm } => match keep.as_deref().map(numbers).transpose() {
+        Verb::Seed { seed, trace, keep, planted, storm, hands } => match keep.as_deref().map(numbers).transpose() {
             Ok(keep) => {
-                let outcome = run(seed, &Options { planted, keep, storm, raft, trace, record: false });
+                let outcome = run(seed, &Options { planted, keep, storm, hands, raft, trace, record: false });
                 show(&outcome, json);
                 code(outcome.violation.is_none())
             }
@@ -101,8 +110,8 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
-        Verb::Shrink { seed, planted, storm } => {
-            shrunk(seed, &Options { planted, storm, raft, ..Options::default() }, json)
+        Verb::Shrink { seed, planted, storm, hands } => {
+            shrunk(seed, &Options { planted, storm, hands, raft, ..Options::default() }, json)
         }
         Verb::Planted { seeds } => bugs(seeds, raft, json),
     }

@@ -2,8 +2,10 @@
 //!
 //! The list is data, so that a failing one can be shrunk: faults are dropped from it while it still fails.
 
+mod hands;
 mod storm;
 
+pub use hands::hands;
 pub use storm::storm;
 
 use crate::{

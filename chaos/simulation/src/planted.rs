@@ -48,6 +48,8 @@ pub enum Planted {
     /// A Raft leader that restarts goes on leading in its term, as openraft does unless told otherwise: after a loss of power it
     /// may lack entries that a follower has. With `--raft openraft` only.
     LeaderRestored,
+    /// The leader never has agreed what agents saw against their rule. Takes people's hands (`--hands`).
+    EvidenceNotAgreed,
     /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
     RightOutlivesItsServer,
 }

@@ -5,7 +5,7 @@ use crate::{
     check::Violation,
     coverage::Counts,
     fault::{self, Fault, operator},
-    plan::{Scenario, plan_for, storm},
+    plan::{Scenario, hands, plan_for, storm},
     planted::Planted,
     raft::{self, Entered},
     world::{Event, W, World},
@@ -64,6 +64,8 @@ pub struct Options {
     pub keep: Option<BTreeSet<usize>>,
     /// A storm instead of the ordinary plan.
     pub storm: bool,
+    /// People's hands beside the ordinary plan; see [`crate::plan::hands`].
+    pub hands: bool,
     /// What agrees on the log.
     pub raft: raft::Kind,
     /// Print the trace.
@@ -77,7 +79,11 @@ pub struct Options {
 pub fn scenario(seed: u64, options: &Options) -> Scenario {
     // A stale leader that is believed does harm where leaders and primaries change all the time.
     let storms = options.storm || options.planted == Some(Planted::NoConfirmation);
-    let mut scenario = if storms { storm(seed) } else { plan_for(seed, options.planted) };
+    let mut scenario = match () {
+        () if options.hands => hands(seed),
+        () if storms => storm(seed),
+        () => plan_for(seed, options.planted),
+    };
     if options.planted != Some(Planted::TwoSyncStandbys) {
         // More is refused by the program's faces.
         scenario.settings.sync_standbys = 1;
@@ -113,6 +119,9 @@ pub fn run_scenario(scenario: Scenario, options: &Options) -> Outcome {
     let mut healed_ms = None;
     if w.check.borrow().violation.is_none() {
         healed_ms = heal(&w, &mut begun);
+    }
+    if w.check.borrow().violation.is_none() {
+        w.check.borrow_mut().verdicts(&w);
     }
     let check = w.check.borrow();
     let outcome = Outcome {
@@ -318,6 +327,9 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     }
     if options.storm {
         command += " --storm";
+    }
+    if options.hands {
+        command += " --hands";
     }
     if options.raft == raft::Kind::Openraft {
         command += " --raft openraft";

@@ -122,6 +122,8 @@ pub struct World {
     pub cover: Coverage,
     /// The bug put back on purpose.
     pub planted: Option<Planted>,
+    /// Whether people's hands are in the plan.
+    pub hands: bool,
     /// What the seed decided.
     pub scenario: Scenario,
     /// The printed trace.
@@ -154,6 +156,7 @@ impl World {
             check: RefCell::new(Check::default()),
             cover: Coverage::default(),
             planted: options.planted,
+            hands: options.hands,
             scenario,
             trace: Trace::new(options.trace),
             lines: options.record.then(RefCell::default),

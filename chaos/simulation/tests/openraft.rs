@@ -9,8 +9,15 @@ use pgvigil_simulation::{
     run::{Options, Outcome, replay_command, run},
 };
 
-const OPENRAFT: Options =
-    Options { planted: None, keep: None, storm: false, raft: Kind::Openraft, trace: false, record: false };
+const OPENRAFT: Options = Options {
+    planted: None,
+    keep: None,
+    storm: false,
+    hands: false,
+    raft: Kind::Openraft,
+    trace: false,
+    record: false,
+};
 
 fn options(storm: bool, planted: Option<Planted>) -> Options {
     Options { storm, planted, ..OPENRAFT }

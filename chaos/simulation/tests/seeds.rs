@@ -36,6 +36,7 @@ const COMMANDS: &[&str] = &[
     "confirm-guard",
     "catch-up",
     "note",
+    "note-unproven",
 ];
 
 /// The findings of `decide` that a run can reach. Not among them: `unusable`, `unexpected`, `two-primaries`,

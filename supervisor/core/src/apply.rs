@@ -4,6 +4,7 @@
 //! every member alike, by the state as agreed up to that entry.
 
 mod election;
+mod evidence;
 mod members;
 mod requests;
 mod rules;
@@ -60,6 +61,7 @@ fn try_apply(state: &mut State, proposal: &Proposal) -> Result<Revision, Refusal
     apply_to(&mut next, proposal)?;
     next.revision = cluster.revision.next();
     next.mark_used();
+    evidence::settle(&mut next, &proposal.command);
     trim(&mut next);
     let revision = next.revision;
     *cluster = next;
@@ -76,7 +78,7 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
         Command::RequestLeave { member } => members::request_leave(cluster, member),
         Command::Forget { member } => members::forget(cluster, member),
         Command::Found { primary, start, timeline, system_identifier, setting } => {
-            election::found(cluster, primary, *start, *timeline, *system_identifier, setting)
+            election::found(cluster, proposal, primary, *start, *timeline, *system_identifier, setting)
         }
         Command::BeginElection { epoch, kind, noticed_at } => {
             election::begin(cluster, proposal, *epoch, kind, *noticed_at)
@@ -92,7 +94,7 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
         Command::Open { epoch } => election::open(cluster, proposal, *epoch),
         Command::CompleteRule { epoch, proof } => rules::complete(cluster, proposal, *epoch, proof),
         Command::BeginChange { epoch, to } => rules::begin_change(cluster, *epoch, to, &proposal.reason),
-        Command::FinishChange { epoch, proof } => rules::finish_change(cluster, *epoch, proof),
+        Command::FinishChange { epoch, proof } => rules::finish_change(cluster, proposal, *epoch, proof),
         Command::ChangeSettings { settings } => {
             validate_settings(settings)?;
             requests::settings(cluster, settings);
@@ -104,6 +106,7 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
         Command::DropRequest => requests::drop_request(cluster, proposal),
         Command::ConfirmGuard { epoch } => requests::confirm_guard(cluster, *epoch),
         Command::CatchUp { epoch, order } => election::catch_up(cluster, *epoch, order),
+        Command::NoteUnproven { epoch, found, shown } => evidence::note(cluster, *epoch, found, *shown),
         Command::Note { incident, text } => requests::note(cluster, *incident, text),
     }
 }

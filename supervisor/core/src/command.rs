@@ -5,6 +5,7 @@ use crate::{
     lsn::Lsn,
     member::MemberSpec,
     reign::{CatchUp, ElectionKind, Promotion, Seal, Start},
+    rpo::{Shown, Unproven},
     rule::Setting,
     settings::Settings,
     time::WallTime,
@@ -219,6 +220,15 @@ pub enum Command {
         /// Who from whom up to where.
         order: CatchUp,
     },
+    /// Something became known that speaks against "no acknowledged commit was lost", or until when nothing did.
+    NoteUnproven {
+        /// The reign.
+        epoch: Epoch,
+        /// Stretches in which commits may have been acknowledged without k standbys.
+        found: Vec<Unproven>,
+        /// Until when the rule was shown in force, before the election under way.
+        shown: Option<Shown>,
+    },
     /// Something became known about an incident.
     Note {
         /// Which.
@@ -255,6 +265,7 @@ impl Command {
             Self::DropRequest => "drop-request",
             Self::ConfirmGuard { .. } => "confirm-guard",
             Self::CatchUp { .. } => "catch-up",
+            Self::NoteUnproven { .. } => "note-unproven",
             Self::Note { .. } => "note",
         }
     }

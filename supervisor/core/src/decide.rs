@@ -6,6 +6,7 @@
 mod bootstrap;
 mod candidate;
 mod election;
+mod evidence;
 mod health;
 mod housekeeping;
 mod reign;
@@ -82,13 +83,18 @@ pub fn decide(agreed: &ClusterState, seen: &Observations, now: Time) -> Decision
         // A promotion that ended just as the election began is a fact on which its seal, or its standing, may depend.
         reign::record_finished(reign, seen, &mut decision);
         if !decision.is_made() {
+            // Before the appointment: with it the verdict follows.
+            evidence::note(agreed, reign, seen, now, &mut decision);
+        }
+        if !decision.is_made() {
             election::decide(agreed, seen, now, &mut decision);
         }
         return decision;
     }
     type Step = fn(&ClusterState, &crate::reign::Reign, &Observations, Time, &mut Decision);
-    let steps: [Step; 7] = [
+    let steps: [Step; 8] = [
         reign::record_promotion,
+        evidence::note,
         requests::begin,
         health::begin,
         reign::open,

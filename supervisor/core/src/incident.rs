@@ -83,7 +83,7 @@ pub struct Incident {
     pub phases: Vec<PhaseAt>,
     /// What else became known: who is missing, WAL discarded, members given up. Bounded.
     pub notes: Vec<String>,
-    /// Whether acknowledged commits may have been lost (only after a forced failover).
+    /// Whether it is not proven that no acknowledged commit was lost; see [`crate::rpo::verdict`]. Never taken back.
     pub possible_data_loss: bool,
     /// How it ended.
     pub outcome: IncidentOutcome,

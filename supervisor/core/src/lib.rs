@@ -17,6 +17,7 @@ pub mod id;
 pub mod incident;
 pub mod invariant;
 pub mod lease;
+pub mod listening;
 pub mod local;
 pub mod lsn;
 pub mod member;
@@ -27,6 +28,7 @@ pub mod quorum;
 pub mod reconcile;
 pub mod reign;
 pub mod report;
+pub mod rpo;
 pub mod rule;
 pub mod settings;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::{
     command::Command,
     id::{ClusterId, Epoch, MemberId, NodeId},
     report::{PostgresReport, Report},
+    rpo::Unproven,
     time::{Time, WallTime},
 };
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,10 @@ pub struct Observations {
     pub starved_ms: u64,
     /// When the last pause of this leader's own process ended: nobody's silence before that is evidence.
     pub deaf_until: Time,
+    /// When the rule of the newest reign of which that is known was last shown in force, to this leader or to one before.
+    pub rule_shown: Option<(Epoch, Time)>,
+    /// What was agreed of the present reign's unproven stretches when this leader last saw that change, and when.
+    pub unproven_noted: Option<(Vec<Unproven>, Time)>,
     /// Cluster names for which this leader's configuration asks creation.
     pub wanted_clusters: BTreeSet<ClusterId>,
 }
@@ -82,6 +87,7 @@ impl Observations {
         let member = report.spec.member.clone();
         if let Some(agreed) = agreed {
             self.note_senders(agreed, &report, at);
+            self.note_shown(agreed, &report, at);
         }
         self.reports.insert(member, Seen { report, at });
     }
@@ -99,6 +105,22 @@ impl Observations {
         }
     }
 
+    /// What the primary itself shows, and what others heard of it from the leader before this one.
+    fn note_shown(&mut self, agreed: &ClusterState, report: &Report, at: Time) {
+        let own = match &report.postgres {
+            PostgresReport::Primary(primary) => agreed
+                .reign()
+                .filter(|reign| reign.epoch == primary.epoch && reign.primary.member == report.spec.member)
+                .and(primary.shown_ago_ms.map(|ago_ms| (primary.epoch, ago_ms))),
+            _ => None,
+        };
+        let heard = report.shown_to_leader.filter(|(epoch, _)| *epoch <= agreed.epoch);
+        for (epoch, ago_ms) in own.into_iter().chain(heard) {
+            let shown = (epoch, at.minus(ago_ms));
+            self.rule_shown = self.rule_shown.max(Some(shown));
+        }
+    }
+
     /// Keeps the times from which patience counts; called before each decision.
     pub fn notice(&mut self, agreed: &ClusterState, now: Time) {
         fn first_seen(slot: &mut Option<(Epoch, Time)>, epoch: Option<Epoch>, now: Time) {
@@ -106,6 +128,10 @@ impl Observations {
                 Some((of, at)) if of == epoch => (of, at),
                 _ => (epoch, now),
             });
+        }
+        let unproven = agreed.reign().map(|reign| &reign.unproven);
+        if unproven != self.unproven_noted.as_ref().map(|(known, _)| known) {
+            self.unproven_noted = unproven.map(|unproven| (unproven.clone(), now));
         }
         let reign = agreed.reign_in_force();
         first_seen(&mut self.election_seen, agreed.election.as_ref().map(|e| e.epoch), now);

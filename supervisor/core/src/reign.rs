@@ -4,6 +4,7 @@ use crate::{
     id::{Epoch, MemberId, MemberKey, RuleVersion, TimelineId},
     lsn::Lsn,
     position::Position,
+    rpo::{Shown, Unproven},
     rule::Setting,
     time::WallTime,
 };
@@ -57,6 +58,12 @@ pub struct Reign {
     pub complete: bool,
     /// The evidence on which it was appointed.
     pub seals: Vec<Seal>,
+    /// When commits may have been acknowledged in it without k standbys, oldest first; bounded by merging.
+    #[serde(default)]
+    pub unproven: Vec<Unproven>,
+    /// Until when its rule was shown in force, as the leader knew that noted it in the election that ended it.
+    #[serde(default)]
+    pub shown: Option<Shown>,
 }
 
 /// In what capacity a member sealed.

@@ -8,6 +8,7 @@ use crate::{
     lsn::Lsn,
     member::MemberSpec,
     reign::{Promotion, Seal},
+    rpo::UnprovenReport,
 };
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,14 @@ pub struct Report {
     pub was_member: bool,
     /// WAL that a rewind or clone discarded, kept aside: said once per event, for the incident.
     pub discarded_wal: Option<DiscardedWal>,
+    /// Stretches of its reigns in which commits may have been acknowledged without k standbys, until they are agreed.
+    /// Also told by a former primary that comes back.
+    #[serde(default)]
+    pub unproven: Vec<UnprovenReport>,
+    /// When the leader that it heard last had seen the rule of that reign in force, in milliseconds before now: for the
+    /// next leader, who may never hear of that primary.
+    #[serde(default)]
+    pub shown_to_leader: Option<(Epoch, u64)>,
 }
 
 /// WAL of a dead branch that was kept aside before a data directory was made anew.
@@ -181,6 +190,10 @@ pub struct PrimaryReport {
     pub weakened: Vec<String>,
     /// When its right to serve ends: milliseconds from now; 0 when it has none.
     pub right_ms: u64,
+    /// How long ago the look began that showed the agreed rule in force, and nothing that weakens it; `None`: not yet, or
+    /// it is not. In milliseconds.
+    #[serde(default)]
+    pub shown_ago_ms: Option<u64>,
 }
 
 /// The agent's own small commit under the rule.
@@ -219,6 +232,20 @@ pub struct Answer {
     pub renewed: Option<u64>,
     /// Why this agent is not listened to.
     pub refused: Option<String>,
+    /// When this leader has seen the rule in force last: for the next leader.
+    #[serde(default)]
+    pub shown: Option<ShownToLeader>,
+}
+
+/// When a leader has seen the rule of a reign in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownToLeader {
+    /// The reign.
+    pub epoch: Epoch,
+    /// In milliseconds before the heartbeat came in that this answers.
+    pub ago_ms: u64,
+    /// That heartbeat.
+    pub seq: u64,
 }
 
 /// The format of [`Report`] and [`Answer`] on the wire.

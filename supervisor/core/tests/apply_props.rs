@@ -11,6 +11,7 @@ use pgvigil_core::{
     id::MemberKey,
     invariant,
     reign::{SealKind, Start},
+    rpo::{self, Cause, Unproven, Verdict},
 };
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -42,6 +43,34 @@ fn appointment_closes_rules(before: &ClusterState, after: &ClusterState) {
     }
 }
 
+/// What speaks against "none lost" is never taken back, and nothing leads from it to "none": stated anew, not by the verdict.
+fn evidence_stays(before: &ClusterState, after: &ClusterState) {
+    for old in &before.reigns {
+        let Some(new) = after.reigns.iter().find(|reign| reign.epoch == old.epoch) else { continue };
+        for stretch in &old.unproven {
+            let holds = |known: &&Unproven| {
+                let ends = known.until.is_none() || (stretch.until.is_some() && known.until >= stretch.until);
+                known.cause == stretch.cause && known.from <= stretch.from && (ends || stretch.until.is_none())
+            };
+            assert!(new.unproven.iter().any(|known| holds(&known)), "{stretch:?} is gone from {:?}", new.unproven);
+        }
+    }
+    for incident in &after.incidents {
+        let old = before.incidents.iter().find(|old| old.epoch == incident.epoch);
+        assert!(
+            incident.possible_data_loss || !old.is_some_and(|old| old.possible_data_loss),
+            "taken back: {incident:?}"
+        );
+        let Some(successor) = after.reigns.iter().find(|reign| reign.epoch == incident.epoch) else { continue };
+        let Some(last) = after.reigns.iter().rev().find(|reign| reign.epoch < incident.epoch) else { continue };
+        let own = successor.seals.iter().any(|seal| seal.key == last.primary);
+        let evidence = last.unproven.iter().any(|s| !own || s.cause == Cause::CommitLowered);
+        assert!(incident.possible_data_loss || !evidence, "{incident:?} in spite of {:?}", last.unproven);
+        let none = matches!(rpo::verdict(after, incident), Verdict::NoneLost(_));
+        assert!(none != incident.possible_data_loss || old.is_some_and(|old| old.possible_data_loss), "{incident:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
@@ -61,6 +90,7 @@ proptest! {
                 invariant::check(cluster).map_err(|v| TestCaseError::fail(format!("{v} after {name}")))?;
                 if let Some(before) = &before {
                     appointment_closes_rules(before, cluster);
+                    evidence_stays(before, cluster);
                     prop_assert!(cluster.epoch >= before.epoch && cluster.revision >= before.revision);
                 }
             }
@@ -96,6 +126,7 @@ fn the_dice_reach_every_kind_of_step() {
         "new-incarnation",
         "forget",
         "catch-up",
+        "note-unproven",
     ] {
         assert!(seen.get(name).copied().unwrap_or(0) > 0, "never agreed: {name}; {seen:?}");
     }

@@ -132,6 +132,8 @@ impl Agreed {
             restarted: 0,
             was_member: true,
             discarded_wal: None,
+            unproven: Vec::new(),
+            shown_to_leader: None,
         }
     }
 
@@ -164,6 +166,7 @@ impl Agreed {
             canary: CanaryReport::default(),
             standbys: self.keys(standbys).into_iter().map(sender).collect(),
             weakened: Vec::new(),
+            shown_ago_ms: None,
             right_ms: 1_000,
         }))
     }

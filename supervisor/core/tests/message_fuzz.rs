@@ -101,7 +101,7 @@ fn report(cluster: &ClusterState, number: u8) -> Report {
             "standbys": cluster.members.values().map(|m| serde_json::json!({
                 "key": m.key(), "flush_lsn": 500, "flushed_record": 400, "streaming": true, "counted": true,
             })).collect::<Vec<_>>(),
-            "weakened": ["x"], "right_ms": 1000,
+            "weakened": ["x"], "right_ms": 1000, "shown_ago_ms": 3,
         }},
         "seal": member.map(|member| serde_json::json!({
             "seal": {"epoch": cluster.epoch, "key": member.key(), "position": {"epoch": 1, "lsn": 500}, "kind": "sealed"},
@@ -111,6 +111,9 @@ fn report(cluster: &ClusterState, number: u8) -> Report {
         "probe": {"member": "m0", "answered": false, "age_ms": 4, "detail": "x"},
         "activity": null, "problems": [], "needs_new_incarnation": "lost", "restarted": 0, "was_member": true,
         "discarded_wal": {"epoch": 1, "timeline": 1, "from": 1, "to": 2, "kept_in": "x"},
+        "unproven": [{"epoch": cluster.epoch, "id": 5, "cause": "rule-not-in-force", "detail": "x", "began_ago_ms": 9,
+            "ended_ago_ms": 2}],
+        "shown_to_leader": [cluster.epoch, 7],
     });
     serde_json::from_value(value).expect("a report as agents send it")
 }
@@ -150,7 +153,7 @@ proptest! {
     ) {
         let (state, cluster) = life(&rolls);
         same_again(&state);
-        let answer = Answer { state: Some(Box::new(cluster.clone())), renewed: Some(1), refused: None };
+        let answer = Answer { state: Some(Box::new(cluster.clone())), renewed: Some(1), refused: None, shown: None };
         same_again(&answer);
         let agreed = arrived(&answer, &edits).and_then(|answer| answer.state).map_or(cluster.clone(), |state| *state);
         let local = serde_json::json!({

@@ -11,6 +11,7 @@ use pgvigil_core::{
     report::{CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport},
     time::Time,
 };
+use pgvigil_postgres::SlowSample;
 
 /// The report of this moment; `None` until PostgreSQL was looked at once, and while a fence does not get done.
 pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
@@ -46,6 +47,8 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
         was_member: inner.was_member,
         restarted: inner.local.promise.restarted,
         discarded_wal: inner.discarded.clone(),
+        unproven: inner.unproven.reports(agreed, now),
+        shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
     })
 }
 
@@ -123,8 +126,9 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
             took_us: inner.canary_took_us,
         },
         standbys,
-        weakened: weakened(inner, sample.map(|s| s.sync_commit.as_str())),
+        weakened: weakened(inner.slow.as_ref(), sample.map(|s| s.sync_commit.as_str())),
         right_ms: inner.local.right.left(&settings, now),
+        shown_ago_ms: inner.unproven.shown_ago(now),
     }))
 }
 
@@ -147,12 +151,13 @@ pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner) -> Vec<Sender
     .collect()
 }
 
-fn weakened(inner: &Inner, sync_commit: Option<&str>) -> Vec<String> {
+/// What lowers the promise of a commit: `synchronous_commit` for all, or for a role or database.
+pub(super) fn weakened(slow: Option<&SlowSample>, sync_commit: Option<&str>) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(value) = sync_commit.filter(|value| !matches!(*value, "on" | "remote_apply")) {
         found.push(format!("synchronous_commit is {value}"));
     }
-    if let Some(slow) = &inner.slow {
+    if let Some(slow) = slow {
         for weak in &slow.commit_overrides {
             let of = match (&weak.database, &weak.role) {
                 (Some(database), Some(role)) => format!("role {role} in database {database}"),

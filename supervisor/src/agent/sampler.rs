@@ -1,6 +1,9 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
-use super::shared::{Inner, Shared};
+use super::{
+    shared::{Inner, Shared},
+    unproven,
+};
 use crate::clock;
 use pgvigil_consensus::grid;
 use pgvigil_core::{
@@ -8,6 +11,7 @@ use pgvigil_core::{
     local::{InForce, LocalPostgres, Running},
     reign::ElectionKind,
     report::Adoptable,
+    rpo::Cause,
     time::Time,
 };
 use pgvigil_postgres::{
@@ -320,8 +324,12 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     }
     inner.local.postgres = LocalPostgres::Running(running);
     check_names(inner, &sample);
+    let evidence = unproven::look(inner, &sample, began);
     inner.sample = Some((sample, began));
     drop(guard);
+    if evidence {
+        shared.evidence_changed();
+    }
     if changed || senders_changed {
         shared.work.notify_one();
         shared.report.notify_one();
@@ -340,9 +348,10 @@ fn check_names(inner: &mut Inner, sample: &Sample) {
     if std::mem::replace(&mut inner.names_astray, true) {
         let text = format!("synchronous_standby_names was changed by hand to {:?}; it is put back", sample.sync_names);
         tracing::error!("{text}");
-        inner.problems.insert("drift", text);
+        inner.problems.insert("drift", text.clone());
         in_force.version = None;
         inner.local.proven = None;
+        inner.unproven_begins(Cause::RuleNotInForce, &text);
     }
 }
 
@@ -401,6 +410,9 @@ fn mend_drift(shared: &Shared) {
                 Ok(_) => format!("set by hand with ALTER SYSTEM and taken out again: {names}"),
                 Err(error) => format!("set by hand with ALTER SYSTEM: {names}; it could not be taken out: {error}"),
             };
+            if found.iter().any(|d| unproven::weakens(&d.name)) {
+                shared.unproven_begins(Cause::RuleNotInForce, &text);
+            }
             shared.problem("drift", Some(text));
             let mut inner = shared.lock();
             if let Some(in_force) = inner.local.in_force.as_mut() {

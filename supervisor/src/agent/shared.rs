@@ -2,8 +2,9 @@
 
 use super::{
     marker::{self, MarkerError},
-    promise::{PromiseError, PromiseFile},
+    promise::{PromiseError, PromiseFile, Promises},
     right::Renewal,
+    unproven::UnprovenFile,
 };
 use crate::{
     clock,
@@ -14,12 +15,13 @@ use pgvigil_consensus::Consensus;
 use pgvigil_core::{
     cluster::ClusterState,
     command::Proof,
-    id::{ClusterId, MemberId, NodeId},
+    id::{ClusterId, Epoch, MemberId, NodeId},
     lease::Right,
     local::{Local, LocalPostgres, Promise},
     lsn::Lsn,
     member::MemberSpec,
     report::{DiscardedWal, Probe},
+    rpo::Ledger,
     time::Time,
 };
 use pgvigil_postgres::{
@@ -99,8 +101,10 @@ pub struct Shared {
     pub guard_socket: PathBuf,
     /// Where acts are written down, if anywhere.
     pub journal: Journal,
-    /// The promise on disk.
-    pub promise_file: PromiseFile,
+    /// The promise on disk, and its owner.
+    pub promises: Promises,
+    /// What is not agreed yet of [`Inner::unproven`].
+    pub unproven_file: UnprovenFile,
     inner: Mutex<Inner>,
     /// Wakes the worker.
     pub work: Notify,
@@ -175,6 +179,12 @@ pub struct Inner {
     /// When a fence that is under way should be complete. After that this agent is silent: a disk that hangs lets no
     /// fence be written and no process die, and whoever renews its lease must not go on.
     pub fence_due: Option<Time>,
+    /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
+    pub unproven: Ledger,
+    /// The value of `synchronous_standby_names` that an agent before this one wrote last.
+    pub rule_written: Option<String>,
+    /// When the leader heard last had seen the rule of that reign in force.
+    pub shown_to_leader: Option<(Epoch, Time)>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
     pub proven_link: Option<Link>,
 }
@@ -204,7 +214,7 @@ impl Shared {
         let promise_file = PromiseFile::new(&agent_dir)?;
         let layout = Layout::new(&member.data_dir, &agent_dir);
         let lock = DirLock::acquire(&layout.agent_lock(), "the agent of this data directory")?;
-        let promise = promise_file.read()?;
+        let promises = Promises::new(promise_file)?;
         let marker = marker::read(&member.data_dir)?;
         let os_user = nix::unistd::User::from_uid(nix::unistd::geteuid())
             .map_err(|error| StartError::User(error.to_string()))?
@@ -221,7 +231,7 @@ impl Shared {
         let local = Local {
             me: member.name.clone(),
             marker,
-            promise,
+            promise: promises.held(),
             postgres: LocalPostgres::Unknown,
             wal_end: None,
             sealed: None,
@@ -265,6 +275,9 @@ impl Shared {
             was_member: false,
             stopping: false,
             fence_due: None,
+            unproven: UnprovenFile::new(&agent_dir).read(),
+            rule_written: UnprovenFile::new(&agent_dir).rule(),
+            shown_to_leader: None,
             proven_link: None,
         };
         Ok(Self {
@@ -280,7 +293,8 @@ impl Shared {
             layout,
             access,
             journal,
-            promise_file,
+            promises,
+            unproven_file: UnprovenFile::new(&agent_dir),
             inner: Mutex::new(inner),
             work: Notify::new(),
             report: Notify::new(),
@@ -340,6 +354,7 @@ impl Shared {
         if named {
             self.lock().was_member = true;
         }
+        self.forget_agreed_evidence();
         if let Some(election) = election {
             self.lock().local.election_since = election.map(|_| clock::now());
             self.look.notify_one();
@@ -347,16 +362,14 @@ impl Shared {
         self.work.notify_one();
     }
 
-    /// Changes the promise: on disk and fsynced first, then in memory.
-    pub fn promise(&self, change: impl FnOnce(&mut Promise)) -> Result<(), PromiseError> {
-        let mut promise = self.lock().local.promise.clone();
-        let before = promise.clone();
-        change(&mut promise);
-        if promise != before {
-            self.promise_file.write(&promise)?;
-            self.lock().local.promise = promise;
-        }
-        Ok(())
+    /// Changes the promise for an act of `epoch`: on disk and fsynced first, then in memory. See [`Promises::change`].
+    pub fn promise(&self, epoch: Epoch, change: impl FnOnce(&mut Promise)) -> Result<(), PromiseError> {
+        self.promises.change(epoch, change, |promise| self.lock().local.promise.clone_from(promise))
+    }
+
+    /// The same for what belongs to no epoch.
+    pub fn promise_note(&self, change: impl FnOnce(&mut Promise)) -> Result<(), PromiseError> {
+        self.promises.note(change, |promise| self.lock().local.promise.clone_from(promise))
     }
 
     /// Remembers a problem for the next report, or forgets it.
@@ -391,6 +404,8 @@ impl Shared {
         inner.local.proven = None;
         inner.proof = None;
         inner.local.postgres = LocalPostgres::Stopped { crashed };
+        drop(inner);
+        self.unproven_all_end();
     }
 
     /// `CLOCK_BOOTTIME` now.

@@ -185,6 +185,11 @@ fn take(
     if let Some(state) = answer.state {
         shared.learn(*state);
     }
+    if let Some(shown) = answer.shown
+        && let Some(beat) = sent.iter().find(|beat| beat.seq == shown.seq)
+    {
+        shared.lock().shown_to_leader = Some((shown.epoch, beat.at.minus(shown.ago_ms)));
+    }
     if let Some(seq) = answer.renewed
         && let Some(Beat { at, reigning: Some(epoch), .. }) = sent.iter().find(|beat| beat.seq == seq)
     {

@@ -52,7 +52,7 @@ both_ways!(EventDocument, Event { at_ms, kind, about, text });
 both_ways!(RpoDocument, Rpo { zero, why_not, writable, not_writable });
 both_ways!(RuleDocument, RuleStatus { epoch, version, k, cohort, open_rules, change });
 both_ways!(IncidentDocument, Incident {
-    number, kind, reason, evidence, by, from, to, notes, possible_data_loss, outcome, to_open_ms
+    number, kind, reason, evidence, by, from, to, notes, possible_data_loss, outcome, to_open_ms, loss
 } lists { phases });
 both_ways!(MemberDocument, MemberStatus {
     name, priority, host, node, incarnation, state, timeline, flush_lsn, flush_lag_bytes, replay_lag_bytes, in_rule,

@@ -317,7 +317,8 @@ impl<B: Backend> Pgvigil for Service<B> {
         let v1::IncidentsRequest { cluster, number } = request.into_inner();
         let snapshot = self.snapshot(&cluster)?;
         let wanted = snapshot.state.incidents.iter().filter(|incident| number == 0 || incident.epoch.0 == number);
-        let incidents: Vec<v1::Incident> = wanted.map(|incident| incident_document(incident).into()).collect();
+        let incidents: Vec<v1::Incident> =
+            wanted.map(|incident| incident_document(&snapshot.state, incident).into()).collect();
         if number != 0 && incidents.is_empty() {
             return Err(Status::not_found(format!("there is no incident {number} (any more)")));
         }

@@ -33,7 +33,12 @@ fn list(incidents: &[IncidentDocument]) -> String {
     let rows: Vec<Vec<String>> = incidents
         .iter()
         .map(|incident| {
-            let loss = if incident.possible_data_loss { "POSSIBLE" } else { "none" };
+            let appointed = incident.phases.iter().any(|phase| phase.name == "appointed");
+            let loss = match (incident.possible_data_loss, appointed) {
+                (true, _) => "POSSIBLE",
+                (false, true) => "none",
+                (false, false) => "-",
+            };
             vec![
                 incident.number.to_string(),
                 incident.phases.first().map_or_else(String::new, |phase| date_time(phase.at_ms)),
@@ -77,13 +82,9 @@ pub(crate) fn whole(incident: &IncidentDocument) -> String {
     for note in &incident.notes {
         say(format!("  note      {note}"));
     }
-    let loss = if incident.possible_data_loss {
-        "POSSIBLE: members that may hold acknowledged commits were given up"
-    } else {
-        "none: the successor was proven to hold every acknowledged commit"
-    };
-    if incident.phases.iter().any(|phase| phase.name == "appointed") {
-        say(format!("  loss      {loss}"));
+    // What an older server does not say is not claimed for it.
+    if !incident.loss.is_empty() && incident.phases.iter().any(|phase| phase.name == "appointed") {
+        say(format!("  loss      {}", incident.loss));
     }
     text
 }

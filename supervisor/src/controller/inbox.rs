@@ -31,6 +31,8 @@ pub struct Inbox {
 struct Inner {
     /// Since when this node leads and listens; `None` while it does not.
     since: Option<Time>,
+    /// In which term it has listened since then.
+    term: u64,
     seen: BTreeMap<ClusterId, Observations>,
     findings: BTreeMap<ClusterId, Vec<Finding>>,
 }
@@ -47,9 +49,9 @@ impl Inbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This node became leader at `since`: everything seen before is forgotten, silence before is no evidence.
-    pub fn begin(&self, since: Time) {
-        *self.lock() = Inner { since: Some(since), ..Inner::default() };
+    /// This node became leader of `term` at `since`: everything seen before is forgotten, silence before is no evidence.
+    pub fn begin(&self, since: Time, term: u64) {
+        *self.lock() = Inner { since: Some(since), term, ..Inner::default() };
         self.mark_changed();
     }
 
@@ -63,6 +65,13 @@ impl Inbox {
     #[must_use]
     pub fn since(&self) -> Option<Time> {
         self.lock().since
+    }
+
+    /// In which of Raft's terms it listens, if it does.
+    #[must_use]
+    pub fn listens(&self) -> Option<u64> {
+        let inner = self.lock();
+        inner.since.map(|_| inner.term)
     }
 
     /// Marked when anything seen or found has changed.
@@ -101,6 +110,15 @@ impl Inbox {
         let newest = seen.last_renewal.entry(reign.epoch).or_insert(at);
         *newest = (*newest).max(at);
         true
+    }
+
+    /// The newest reign of which the rule was shown in force, to this leader or to one before, and how long before `at`, in
+    /// milliseconds.
+    #[must_use]
+    pub fn rule_shown(&self, agreed: &ClusterState, at: Time) -> Option<(Epoch, u64)> {
+        let inner = self.lock();
+        let (epoch, shown) = inner.seen.get(&agreed.id)?.rule_shown?;
+        Some((epoch, at.since(shown)))
     }
 
     /// Runs `look` on what was seen of `cluster`, made current with `agreed`.

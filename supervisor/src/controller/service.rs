@@ -12,7 +12,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     command::{Actor, Command},
     id::Revision,
-    report::{Answer, Report, WIRE_FORMAT},
+    report::{Answer, Report, ShownToLeader, WIRE_FORMAT},
     time::Time,
 };
 use pgvigil_proto::v1::{AgentFrame, LeaderFrame, agents_server::Agents};
@@ -216,6 +216,11 @@ async fn answer(
             if refused.is_none() && service.inbox.renew(agreed, &report, at) {
                 frame.renewed = Some(report.seq);
             }
+            frame.shown = service.inbox.rule_shown(agreed, at).map(|(epoch, ago_ms)| ShownToLeader {
+                epoch,
+                ago_ms,
+                seq: report.seq,
+            });
             if agreed.revision > told || (heard_new && report.revision < agreed.revision && report.revision < told) {
                 frame.state = Some(Box::new(agreed.clone()));
                 told = agreed.revision;

@@ -1,6 +1,9 @@
 //! The leader's loop: snapshot, decide, have one command agreed, again; then wait.
 
-use super::{fence::Fences, inbox::Inbox};
+use super::{
+    fence::{ConfirmedView, Fences},
+    inbox::Inbox,
+};
 use crate::{clock, config::Bootstrap, journal::Journal};
 use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
 use pgvigil_core::{
@@ -9,7 +12,9 @@ use pgvigil_core::{
     command::{Actor, Command},
     decide::{self, Wanted},
     id::{ClusterId, NodeId},
-    lease, placement,
+    lease,
+    listening::{Listening, listening},
+    placement,
     time::Time,
     trace::{Decided, Line},
 };
@@ -82,26 +87,32 @@ impl Controller {
 
     /// Whether this node leads; begins and ends listening.
     async fn lead(&self, leadership: &mut watch::Receiver<pgvigil_consensus::Leadership>) -> bool {
-        let leads = leadership.borrow_and_update().i_am_leader;
-        match (leads, self.inbox.since()) {
-            (true, Some(_)) => true,
-            (true, None) => {
-                // Confirmed by a quorum, and everything agreed before is applied, before anything is decided.
-                let since = clock::now();
-                if self.consensus.confirm_leadership().await.is_err() {
-                    return false;
+        let leads = leadership.borrow_and_update().mine().map(|mine| mine.term);
+        let listens = self.inbox.listens();
+        match listening(leads, listens) {
+            Listening::GoesOn => true,
+            Listening::Not => {
+                if listens.is_some() {
+                    tracing::info!(node = %self.me, "this node no longer leads the Raft group");
+                    self.inbox.end();
                 }
-                tracing::info!(node = %self.me, "this node leads the Raft group and begins to listen");
-                self.fences.forget();
-                self.inbox.begin(since);
-                true
-            }
-            (false, Some(_)) => {
-                tracing::info!(node = %self.me, "this node no longer leads the Raft group");
-                self.inbox.end();
                 false
             }
-            (false, None) => false,
+            Listening::Begins(term) => {
+                if let Some(before) = listens {
+                    tracing::info!(node = %self.me, before, term, "this node lost and regained the lead of the Raft group");
+                    self.inbox.end();
+                }
+                // Confirmed by a quorum, and everything agreed before is applied, before anything is decided.
+                let since = clock::now();
+                if !self.consensus.confirm_leadership().await.is_ok_and(|confirmed| confirmed.term == term) {
+                    return false;
+                }
+                tracing::info!(node = %self.me, term, "this node leads the Raft group and begins to listen");
+                self.fences.forget();
+                self.inbox.begin(since, term);
+                true
+            }
         }
     }
 
@@ -139,7 +150,10 @@ impl Controller {
                 (decision, lease::to_fence(cluster, seen, now))
             });
             let Some((decision, to_fence)) = decided else { return wake_at };
-            self.fences.run(cluster, &to_fence, &self.inbox);
+            if let Some(term) = self.inbox.listens() {
+                let view = ConfirmedView { consensus: self.consensus.clone(), term };
+                self.fences.run(cluster, &to_fence, &self.inbox, &view);
+            }
             self.inbox.found(&cluster.id, decision.findings);
             if let Some(at) = decision.wake_at {
                 wake_at = wake_at.min(at);

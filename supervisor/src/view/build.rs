@@ -11,8 +11,13 @@ use pgvigil_core::{
     member::Tier,
     observation::Observations,
     reign::{ElectionKind, SealKind},
+    rpo::verdict,
+    time::WallTime,
 };
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
 /// The status of one cluster. `leader` is the Raft leader that this node knows.
 #[must_use]
@@ -55,7 +60,7 @@ pub fn status_document(snapshot: &ClusterSnapshot, node: NodeId, leader: Option<
             .map(|debt| format!("{} (epoch {})", debt.primary.member, debt.epoch))
             .collect(),
         findings,
-        incidents: state.incidents[shown..].iter().map(incident_document).collect(),
+        incidents: state.incidents[shown..].iter().map(|incident| incident_document(state, incident)).collect(),
         incident_count: u32::try_from(state.incidents.len()).unwrap_or(u32::MAX),
         system_identifier: state.system_identifier.unwrap_or(0),
     }
@@ -183,9 +188,14 @@ fn rule_document(state: &ClusterState) -> Option<RuleDocument> {
     })
 }
 
-/// One incident, with the time of each phase since the first.
+/// Date and time in UTC.
+fn when(at: WallTime) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.0)).to_string().replace('T', " ")
+}
+
+/// One incident of `state`, with the time of each phase since the first.
 #[must_use]
-pub fn incident_document(incident: &Incident) -> IncidentDocument {
+pub fn incident_document(state: &ClusterState, incident: &Incident) -> IncidentDocument {
     let mut phases = incident.phases.clone();
     phases.sort_by_key(|phase| phase.phase);
     let first = phases.first().map_or(0, |phase| phase.at.0);
@@ -210,6 +220,7 @@ pub fn incident_document(incident: &Incident) -> IncidentDocument {
             .collect(),
         notes: incident.notes.clone(),
         possible_data_loss: incident.possible_data_loss,
+        loss: verdict(state, incident).sentence(incident.possible_data_loss, when),
         outcome: match incident.outcome {
             IncidentOutcome::Open => "open",
             IncidentOutcome::Moved => "moved",

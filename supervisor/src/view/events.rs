@@ -127,6 +127,10 @@ fn incident_events(
             events.push((last, "note", after.to.clone(), note.clone()));
         }
     }
+    let doubtful = after.possible_data_loss && !after.loss.is_empty();
+    if doubtful && !before.is_some_and(|before| before.possible_data_loss && before.loss == after.loss) {
+        events.push((last, "note", after.from.clone(), format!("loss of acknowledged commits: {}", after.loss)));
+    }
     events
 }
 

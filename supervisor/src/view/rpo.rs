@@ -1,56 +1,12 @@
 //! Whether an acknowledged commit could be lost at this moment, and whether commits go through.
 
 use super::{RpoDocument, member::newest_primary};
-use pgvigil_core::{cluster::ClusterState, observation::Observations, reign::ElectionKind, time::Time};
+use pgvigil_core::{cluster::ClusterState, observation::Observations, rpo::doubts_now, time::Time};
 
 pub(super) fn rpo_document(state: &ClusterState, seen: &Observations, now: Time, from_leader: bool) -> RpoDocument {
-    let why_not = why_not_zero(state, seen, now, from_leader);
+    let why_not = doubts_now(state, seen, now, from_leader);
     let not_writable = why_not_writable(state, seen, now, from_leader);
     RpoDocument { zero: why_not.is_empty(), why_not, writable: not_writable.is_empty(), not_writable }
-}
-
-/// The rules keep every acknowledged commit whatever is silent; what can weaken them is that no rule demands a
-/// standby, that settings were changed by hand, or that members were given up.
-fn why_not_zero(state: &ClusterState, seen: &Observations, now: Time, from_leader: bool) -> Vec<String> {
-    let Some(reign) = state.reign() else { return vec!["there is no primary yet".to_owned()] };
-    let mut why = Vec::new();
-    if state.rules.iter().any(|rule| rule.setting.k == 0) {
-        why.push("commits do not wait for any standby yet (k = 0, an adopted cluster)".to_owned());
-    }
-    if let Some(ElectionKind::Forced { give_up, .. }) = state.election.as_ref().map(|election| &election.kind)
-        && !give_up.is_empty()
-    {
-        why.push("a forced failover gives up members that may hold acknowledged commits".to_owned());
-    }
-    if !from_leader {
-        why.push("this node is not the leader and has not seen the primary's settings".to_owned());
-        return why;
-    }
-    if state.election.is_some() {
-        return why;
-    }
-    let member = &reign.primary.member;
-    match newest_primary(state, seen) {
-        Some(primary) => {
-            if primary.door_open && seen.fresh(member, now, state.settings.suspect_ms).is_none() {
-                let silent = seen.silence(member, now);
-                why.push(format!("{member} has been silent for {silent} ms: changes by hand would not be seen"));
-            }
-            if primary.door_open && primary.setting_in_force.is_none() {
-                why.push(format!("{member} has not shown yet that the rule is in force"));
-            }
-            why.extend(primary.weakened.iter().map(|what| format!("{member}: {what}")));
-        }
-        // Closed or not running: nobody is acknowledged anything.
-        None if !reign.open => {}
-        None => {
-            if seen.fresh(member, now, state.settings.suspect_ms).is_none() {
-                let silent = seen.silence(member, now);
-                why.push(format!("{member} has been silent for {silent} ms: changes by hand would not be seen"));
-            }
-        }
-    }
-    why
 }
 
 fn why_not_writable(state: &ClusterState, seen: &Observations, now: Time, from_leader: bool) -> Vec<String> {

@@ -53,6 +53,8 @@ fn report(name: &str, postgres: PostgresReport) -> Seen {
         needs_new_incarnation: None,
         restarted: 0,
         discarded_wal: None,
+        unproven: Vec::new(),
+        shown_to_leader: None,
         was_member: false,
     };
     Seen { report, at: NOW.minus(20) }
@@ -72,6 +74,7 @@ fn primary() -> PrimaryReport {
         canary: CanaryReport { ok_age_ms: Some(100), waiting_ms: 0, took_us: 900 },
         standbys: Vec::new(),
         weakened: Vec::new(),
+        shown_ago_ms: Some(0),
         right_ms: 1_400,
     }
 }
@@ -119,6 +122,8 @@ pub(crate) fn healthy() -> ClusterSnapshot {
         open: true,
         complete: true,
         seals: Vec::new(),
+        unproven: Vec::new(),
+        shown: None,
     });
     state.rules.push(Rule { epoch: Epoch(1), version: RuleVersion(1), primary: key("pg1"), setting });
     let mut observations = Observations::new(NodeId(2), Time(1_000));

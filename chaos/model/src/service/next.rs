@@ -290,6 +290,7 @@ fn report(agreed: &ClusterState) -> Report {
             canary: CanaryReport::default(),
             standbys: Vec::new(),
             weakened: Vec::new(),
+            shown_ago_ms: None,
             right_ms: 0,
         })),
         seal: None,
@@ -303,5 +304,7 @@ fn report(agreed: &ClusterState) -> Report {
         was_member: false,
         restarted: 0,
         discarded_wal: None,
+        unproven: Vec::new(),
+        shown_to_leader: None,
     }
 }

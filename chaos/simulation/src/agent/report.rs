@@ -60,6 +60,8 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
         was_member: false,
         restarted: inner.local.promise.restarted,
         discarded_wal: inner.discarded.clone(),
+        unproven: inner.unproven.reports(agreed, now),
+        shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
     })
 }
 
@@ -133,6 +135,7 @@ fn primary(c: &Ctx, agreed: Option<&ClusterState>, inner: &Inner, running: &Runn
         standbys,
         weakened: Vec::new(),
         right_ms,
+        shown_ago_ms: inner.unproven.shown_ago(now),
     }))
 }
 

@@ -10,6 +10,7 @@ use pgvigil_core::{
     local::{InForce, LocalPostgres, Running},
     lsn::Lsn,
     report::Adoptable,
+    rpo::Cause,
     time::Time,
 };
 
@@ -181,25 +182,40 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
         inner.local.fence_on_disk = false;
     }
     inner.local.postgres = LocalPostgres::Running(running);
-    check_names(inner, &sample);
+    let astray = check_names(inner, &sample);
+    let epoch = inner.local.promise.reigned;
+    let in_force = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == epoch && f.version.is_some());
+    let rule = in_force && inner.names_in_force.as_ref() == Some(&sample.names);
+    // Found at the start beside a primary that runs: no agent looked until now.
+    let written = c.w.hosts[c.h].disk.borrow().names_written.clone();
+    let found = inner.names_in_force.is_none() && written.is_some_and(|written| written != sample.names);
+    let primary = !sample.in_recovery;
     inner.sample = Some((sample, began));
     drop(guard);
+    let stamp = c.w.wall().0;
+    c.evidence(|ledger, now| match primary {
+        true if astray || found => ledger.begins(epoch, Cause::RuleNotInForce, "changed by hand", now, stamp),
+        true => ledger.looked(epoch, rule, None, began, stamp),
+        false => ledger.end_all(now),
+    });
     if changed || senders_changed {
         c.wake_work();
         c.wake_report();
     }
 }
 
-/// The setting in force, changed under our feet, is put back.
-fn check_names(inner: &mut Inner, sample: &Sample) {
-    let Some(in_force) = inner.local.in_force.as_mut() else { return };
+/// The setting in force, changed under our feet, is put back; `true` if it was.
+fn check_names(inner: &mut Inner, sample: &Sample) -> bool {
+    let Some(in_force) = inner.local.in_force.as_mut() else { return false };
     if sample.in_recovery || in_force.version.is_none() {
-        return;
+        return false;
     }
-    if inner.names_in_force.as_ref().is_some_and(|names| *names != sample.names) {
+    let astray = inner.names_in_force.as_ref().is_some_and(|names| *names != sample.names);
+    if astray {
         in_force.version = None;
         inner.local.proven = None;
     }
+    astray
 }
 
 fn running(sample: &Sample, before: Option<&Running>, now: Time) -> Running {

@@ -9,10 +9,12 @@ use crate::{
 use pgvigil_core::{
     cluster::ClusterState,
     command::Proof,
+    id::Epoch,
     lease::Right,
     local::{Local, LocalPostgres, Promise},
     lsn::Lsn,
     report::{DiscardedWal, Probe},
+    rpo::Ledger,
     time::Time,
 };
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
@@ -67,6 +69,10 @@ pub struct Inner {
     pub pinned: bool,
     /// PostgreSQL was stopped by us.
     pub stopping: bool,
+    /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
+    pub unproven: Ledger,
+    /// When the leader heard last had seen the rule of that reign in force.
+    pub shown_to_leader: Option<(Epoch, Time)>,
     /// What makes the right longer, not yet told to the guard.
     pub renewals: VecDeque<super::right::Renewal>,
 }
@@ -159,6 +165,8 @@ impl Agent {
             names_in_force: None,
             pinned: false,
             stopping: false,
+            unproven: Ledger::recovered(disk.unproven.clone(), w.now(host)),
+            shown_to_leader: None,
             renewals: VecDeque::new(),
         };
         Self {
@@ -215,8 +223,9 @@ impl Ctx {
         if election != before {
             inner.local.election_since = election.map(|_| self.w.now(self.h));
         }
-        inner.agreed = Some(state);
+        inner.agreed = Some(Rc::clone(&state));
         drop(inner);
+        self.evidence(|ledger, _| ledger.forget_agreed(&state));
         self.a.learned.bump(&self.w.exec);
         self.wake_work();
     }
@@ -252,6 +261,19 @@ impl Ctx {
         inner.local.proven = None;
         inner.proof = None;
         inner.local.postgres = LocalPostgres::Stopped { crashed };
+        drop(inner);
+        self.evidence(|ledger, now| ledger.end_all(now));
+    }
+
+    /// Changes what is known against the rule, writes it down without a flush, and has it told.
+    pub fn evidence(&self, change: impl FnOnce(&mut Ledger, Time) -> bool) {
+        let now = self.now();
+        let mut inner = self.a.inner.borrow_mut();
+        if change(&mut inner.unproven, now) {
+            self.w.hosts[self.h].disk.borrow_mut().unproven.clone_from(&inner.unproven.stretches);
+            drop(inner);
+            self.wake_report();
+        }
     }
 
     /// A place between two steps: something may strike here.

@@ -2,7 +2,12 @@
 
 use super::{report, right::Renewal, shared::Ctx};
 use crate::{controller, planted::Planted};
-use pgvigil_core::{cluster::ClusterState, id::Epoch, report::PostgresReport, time::Time};
+use pgvigil_core::{
+    cluster::ClusterState,
+    id::Epoch,
+    report::{PostgresReport, ShownToLeader},
+    time::Time,
+};
 use std::{collections::VecDeque, rc::Rc};
 
 const CONNECT_MS: u64 = 500;
@@ -35,6 +40,8 @@ pub struct Answer {
     pub state: Option<Rc<ClusterState>>,
     /// The heartbeat as of whose sending the lease is renewed.
     pub renewed: Option<u64>,
+    /// When this leader has seen the rule in force last.
+    pub shown: Option<ShownToLeader>,
 }
 
 /// The shorter way for a voter: its own applied state is agreed too.
@@ -94,6 +101,11 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
                     heard_at = c.now();
                     if let Some(state) = answer.state {
                         c.learn(state);
+                    }
+                    if let Some(shown) = answer.shown
+                        && let Some(beat) = sent.iter().find(|beat| beat.seq == shown.seq)
+                    {
+                        c.a.inner.borrow_mut().shown_to_leader = Some((shown.epoch, beat.at.minus(shown.ago_ms)));
                     }
                     let renewed = answer.renewed.and_then(|seq| sent.iter().find(|beat| beat.seq == seq));
                     if let Some(Beat { at, reigning: Some(epoch), .. }) = renewed {

@@ -2,7 +2,10 @@
 //! which every later epoch starts; and each epoch has one acknowledging primary.
 
 use super::Check;
-use crate::{postgres::wal::Point, world::World};
+use crate::{
+    postgres::wal::{Branch, Point},
+    world::World,
+};
 
 impl Check {
     /// A client's commit was acknowledged by the server of `host`.
@@ -22,11 +25,19 @@ impl Check {
         if epoch <= self.forgiven {
             return;
         }
+        if w.hands {
+            self.acknowledgements.push((point, epoch, now));
+        }
         let last = self.acknowledged.entry((point.branch, epoch)).or_insert(0);
         *last = (*last).max(point.lsn);
         let tree = w.tree.borrow();
         let lost = self.begun.iter().find(|(later, _, start)| *later > epoch && !tree.covers(*start, point)).copied();
+        drop(tree);
         if let Some((later, by, start)) = lost {
+            if self.lost_by_hand(w, point, epoch, start, later) {
+                self.acknowledged.remove(&(point.branch, epoch));
+                return;
+            }
             let by = w.member(by);
             let detail =
                 format!("{member} acknowledges {point:?} in epoch {epoch}; {by} began epoch {later} from {start:?}");
@@ -70,13 +81,22 @@ impl Check {
         }
         self.reigns += 1;
         let tree = w.tree.borrow();
-        let lost = self
+        let missing = |(branch, of): &(Branch, u64), lsn: &u64| {
+            *of < epoch && !tree.covers(start, Point { branch: *branch, lsn: *lsn })
+        };
+        let lost: Vec<_> = self
             .acknowledged
             .iter()
-            .find(|((branch, of), lsn)| *of < epoch && !tree.covers(start, Point { branch: *branch, lsn: **lsn }));
-        let lost = lost.map(|((branch, of), lsn)| (*branch, *of, *lsn));
+            .filter(|(of, lsn)| missing(of, lsn))
+            .map(|((branch, of), lsn)| (*branch, *of, *lsn))
+            .collect();
+        drop(tree);
         self.begun.push((epoch, host, start));
-        if let Some((branch, of, lsn)) = lost {
+        for (branch, of, lsn) in lost {
+            if self.lost_by_hand(w, Point { branch, lsn }, of, start, epoch) {
+                self.acknowledged.remove(&(branch, of));
+                continue;
+            }
             let member = w.member(host);
             let detail = format!(
                 "{member} begins epoch {epoch} from {start:?} without what was acknowledged in epoch {of} up to {lsn} on branch {branch}"

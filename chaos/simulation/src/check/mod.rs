@@ -3,6 +3,7 @@
 mod agreed;
 mod durability;
 mod liveness;
+mod loss;
 mod service;
 
 use crate::{
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 /// A property that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
-    /// Its name: `S1`, `S2`, `S3`, `S4`, `S5`, `invariant`, `agreement`, `raft`, `liveness`.
+    /// Its name: `RPO`, `S1`, `S2`, `S3`, `S4`, `S5`, `invariant`, `agreement`, `raft`, `liveness`.
     pub property: &'static str,
     /// True microseconds.
     pub at: Micros,
@@ -41,6 +42,12 @@ pub struct Check {
     forgiven: u64,
     /// What each process of pgvigil has learned: by host, its life and the revision.
     learned: BTreeMap<usize, (u64, Revision)>,
+    /// When the rule was first taken out of force by hand, in true microseconds, by the epoch of its primary.
+    weakened: BTreeMap<u64, Micros>,
+    /// Every acknowledgement, kept where people's hands are in the plan: point, epoch, when.
+    acknowledgements: Vec<(Point, u64, Micros)>,
+    /// Commits that were lost because of that.
+    losses: Vec<loss::Loss>,
     /// Acknowledged commits.
     pub commits: u64,
     /// The last acknowledgement to a client: when, in which epoch.

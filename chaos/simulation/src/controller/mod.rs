@@ -12,8 +12,9 @@ use pgvigil_core::{
     cluster::ClusterState,
     command::{Actor, Command},
     decide::{self, Wanted},
-    id::NodeId,
+    id::{Epoch, NodeId},
     lease,
+    listening::{Listening, listening},
     observation::Observations,
     placement,
     report::Report,
@@ -21,7 +22,7 @@ use pgvigil_core::{
     trace::{Decided, Line},
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
@@ -36,6 +37,8 @@ pub const AGREE_MS: u64 = 3_000;
 pub struct Controller {
     /// Since when it leads and listens, and what it has seen.
     pub inbox: RefCell<Option<Observations>>,
+    /// In which of Raft's terms it began to listen.
+    pub term: Cell<u64>,
     /// Woken by every report and by every change of state or leadership.
     pub poke: Notify,
 }
@@ -49,6 +52,12 @@ impl Controller {
         drop(inbox);
         self.poke.notify(&w.exec);
         true
+    }
+
+    /// When the rule was last shown in force, before `at`.
+    pub fn rule_shown(&self, at: Time) -> Option<(Epoch, u64)> {
+        let (epoch, shown) = self.inbox.borrow().as_ref()?.rule_shown?;
+        Some((epoch, at.since(shown)))
     }
 
     /// Whether the heartbeat in `report`, received at `at`, renews the lease; if so it is remembered before anybody is
@@ -131,22 +140,26 @@ async fn run(w: W, host: usize, controller: Rc<Controller>) {
 /// Whether this node leads; begins and ends listening.
 async fn lead(w: &W, host: usize, controller: &Controller) -> bool {
     let listens = controller.inbox.borrow().is_some();
-    match (w.raft.leads(host).is_some(), listens) {
-        (true, true) => true,
-        (true, false) => {
+    match listening(w.raft.leads(host), listens.then(|| controller.term.get())) {
+        Listening::GoesOn => true,
+        Listening::Begins(term) => {
+            *controller.inbox.borrow_mut() = None;
+            if listens {
+                w.cover.hit("lead", "lost-and-regained");
+            }
             let since = w.now(host);
-            if w.confirm_leadership(host).await.is_err() {
+            if w.confirm_leadership(host).await.is_err() || w.raft.leads(host) != Some(term) {
                 return false;
             }
+            controller.term.set(term);
             *controller.inbox.borrow_mut() = Some(Observations::new(World::node(host), since));
             w.log_host(host, || "begins to listen as leader".to_owned());
             true
         }
-        (false, true) => {
+        Listening::Not => {
             *controller.inbox.borrow_mut() = None;
             false
         }
-        (false, false) => false,
     }
 }
 
@@ -205,6 +218,9 @@ fn tampered(seen: &Observations, cluster: &ClusterState, planted: Planted) -> Ob
             for debt in &cluster.fence_debts {
                 seen.fence_commands_done.insert(debt.primary.member.clone(), debt.epoch);
             }
+        }
+        Planted::EvidenceNotAgreed => {
+            seen.reports.values_mut().for_each(|at| at.report.unproven.clear());
         }
         Planted::PositionsInvented => {
             let seals = seen.reports.values().filter_map(|at| at.report.seal.as_ref());

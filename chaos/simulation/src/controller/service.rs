@@ -16,7 +16,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     command::{Actor, Command},
     id::Revision,
-    report::Report,
+    report::{Report, ShownToLeader},
     time::Time,
 };
 use std::{
@@ -241,6 +241,7 @@ async fn answer(w: W, stream: Rc<Stream>) {
         if !refused && controller.renew(&agreed, &report, at) {
             frame.renewed = Some(report.seq);
         }
+        frame.shown = controller.rule_shown(at).map(|(epoch, ago_ms)| ShownToLeader { epoch, ago_ms, seq: report.seq });
         if agreed.revision > told || (heard_new && report.revision < agreed.revision && report.revision < told) {
             told = agreed.revision;
             frame.state = Some(agreed);

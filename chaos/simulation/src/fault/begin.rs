@@ -133,6 +133,13 @@ pub fn begin(w: &W, fault: Fault) -> bool {
             w.write_conf(host, |conf| conf.names.names.clear());
             w.reload(host);
         }
+        Fault::Weaken(target) => {
+            let primary = |host: &usize| w.server_runs(*host) && !w.hosts[*host].pg.borrow().in_recovery;
+            let Some(host) = w.aim(target).filter(primary) else { return false };
+            w.check.borrow_mut().weakened(w, host);
+            w.write_conf(host, |conf| (conf.names.k, conf.names.names) = (0, BTreeSet::new()));
+            w.reload(host);
+        }
         Fault::Wipe(target) => {
             let Some(host) = w.aim(target) else { return false };
             if w.ailing(0).is_some() {

@@ -1,7 +1,10 @@
 //! What lies on a host's disk: the data directory, the agent's promise, and what of it survives the loss of power.
 
 use super::wal::Point;
-use pgvigil_core::local::{Marker, Promise};
+use pgvigil_core::{
+    local::{Marker, Promise},
+    rpo::Stretch,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -105,6 +108,10 @@ pub struct Disk {
     pub promise: Promise,
     /// The agent's promise as the loss of power leaves it.
     pub promise_synced: Promise,
+    /// What the agent has seen that speaks against its rule, and that is not agreed yet. Not flushed.
+    pub unproven: Vec<Stretch>,
+    /// The rule as the agent wrote it last: somebody else may have written another one since.
+    pub names_written: Option<Names>,
     /// What the loss of power restores; `None`: everything was fsynced.
     pub data_synced: Option<Synced>,
     /// fsync hangs until this true time.
@@ -115,6 +122,7 @@ impl Disk {
     /// The loss of power: whatever was not fsynced is gone.
     pub fn lose_power(&mut self) {
         self.promise = self.promise_synced.clone();
+        self.unproven.clear();
         let synced = self.data_synced.take();
         if let Some(data) = &mut self.data {
             data.end.lsn = data.end.lsn.min(data.synced.max(1));

@@ -3,16 +3,17 @@
 //! After Raft's election and CASPaxos-like recruitment as in Multigres' generalized consensus; the histories that
 //! forced each check are named beside it.
 
-use super::{Applied, refuse};
+use super::{Applied, evidence, refuse};
 use crate::{
     cluster::ClusterState,
     command::{Proposal, RefusalCode},
-    id::{Epoch, MemberKey, RuleVersion, TimelineId},
+    id::{Epoch, MemberId, MemberKey, RuleVersion, TimelineId},
     incident::{Incident, IncidentOutcome, Phase},
     member::Tier,
     position::Position,
     quorum::{self, Evidence},
     reign::{CatchUp, Election, ElectionKind, FenceDebt, Promotion, Reign, Seal, Start},
+    rpo::Cause,
     rule::{Rule, Setting},
     time::WallTime,
 };
@@ -20,6 +21,7 @@ use std::collections::BTreeSet;
 
 pub(super) fn found(
     cluster: &mut ClusterState,
+    proposal: &Proposal,
     primary: &MemberKey,
     start: Start,
     timeline: TimelineId,
@@ -66,7 +68,13 @@ pub(super) fn found(
         open: false,
         complete: true,
         seals: Vec::new(),
+        unproven: Vec::new(),
+        shown: None,
     });
+    if setting.k == 0 {
+        let what = "commits did not wait for any standby (k = 0, an adopted cluster)";
+        evidence::begins(cluster, Cause::NoRule, what, proposal.at, None);
+    }
     Ok(())
 }
 
@@ -92,6 +100,13 @@ pub(super) fn begin(
     }
     if let ElectionKind::Forced { give_up, old_primary_is_off, .. } = kind {
         force(cluster, &reign, give_up, *old_primary_is_off)?;
+    }
+    if let ElectionKind::Forced { give_up, .. } = kind
+        && !give_up.is_empty()
+    {
+        let who = give_up.iter().map(MemberId::as_str).collect::<Vec<_>>().join(", ");
+        let what = format!("{} gave up {who}, who may hold acknowledged commits", proposal.by);
+        evidence::begins(cluster, Cause::Forced, &what, proposal.at, Some(proposal.at));
     }
     let previous = cluster.election.as_ref().map(|election| election.epoch);
     for stale in [previous, Some(reign.epoch)].into_iter().flatten() {
@@ -330,6 +345,8 @@ fn enthrone(cluster: &mut ClusterState, last: &Reign, wanted: &Appointment<'_>) 
             && wanted.seals.iter().any(|s| s.key == *wanted.primary && s.kind == crate::reign::SealKind::Standing),
         complete: false,
         seals: wanted.seals.to_vec(),
+        unproven: Vec::new(),
+        shown: None,
     });
 }
 

@@ -1,6 +1,6 @@
 //! Durability rules inside a reign: change one, and close those of older epochs.
 
-use super::{Applied, election::close_incident, refuse};
+use super::{Applied, election::close_incident, evidence, refuse};
 use crate::{
     cluster::{ClusterState, RuleChange},
     command::{Proof, Proposal, RefusalCode},
@@ -52,7 +52,7 @@ pub(super) fn begin_change(cluster: &mut ClusterState, epoch: Epoch, to: &Settin
 }
 
 /// Commits the final rule on the proof that no walsender holds anything else (histories A1, A2). Keeps S1.
-pub(super) fn finish_change(cluster: &mut ClusterState, epoch: Epoch, proof: &Proof) -> Applied {
+pub(super) fn finish_change(cluster: &mut ClusterState, proposal: &Proposal, epoch: Epoch, proof: &Proof) -> Applied {
     let Some(change) = cluster.change.clone() else {
         return refuse(RefusalCode::WrongPhase, "no change of the rule is under way");
     };
@@ -68,8 +68,12 @@ pub(super) fn finish_change(cluster: &mut ClusterState, epoch: Epoch, proof: &Pr
             format!("the proof is of version {} by {} members", proof.version, proof.flushed.len()),
         );
     }
+    let demands = change.to.k > 0;
     rule.setting = change.to;
     cluster.change = None;
+    if demands {
+        evidence::rule_demands(cluster, epoch, proposal.at);
+    }
     note_proven(cluster, epoch, proof);
     Ok(())
 }

@@ -34,6 +34,8 @@ impl World {
             needs_new_incarnation: None,
             restarted: 0,
             discarded_wal: None,
+            unproven: Vec::new(),
+            shown_to_leader: None,
             was_member: false,
         }
     }
@@ -65,6 +67,7 @@ impl World {
             canary: CanaryReport::default(),
             standbys,
             weakened: Vec::new(),
+            shown_ago_ms: None,
             right_ms: 1_000,
         };
         Report { postgres: PostgresReport::Primary(Box::new(primary)), ..self.report(number) }

@@ -13,6 +13,7 @@ use pgvigil_core::{
     member::{MemberSpec, Tier},
     position::Position,
     reign::{CatchUp, ElectionKind, Promotion, Seal, SealKind, Start},
+    rpo::{Cause, Shown, Unproven},
     rule::Setting,
     settings::Settings,
     time::WallTime,
@@ -161,6 +162,24 @@ impl Roll {
                 Command::Forget { member },
             ][self.k as usize]
                 .clone(),
+            18 if self.near > 2 => {
+                const CAUSES: [Cause; 4] =
+                    [Cause::RuleNotInForce, Cause::CommitLowered, Cause::ReloadByOthers, Cause::NameTakenTwice];
+                let found = Unproven {
+                    cause: CAUSES[usize::from(self.who)],
+                    detail: "dice".to_owned(),
+                    from: WallTime(self.lsn),
+                    until: (self.mask & 1 == 1).then_some(WallTime(self.lsn + 9)),
+                    newest: 1 + u64::from(self.near),
+                    times: 1,
+                };
+                let shown = Shown { until: WallTime(self.lsn), unseen_ms: 100 * self.lsn };
+                Command::NoteUnproven {
+                    epoch: cluster.reigns.get(usize::from(self.near)).map_or(epoch, |reign| reign.epoch),
+                    found: if self.k == 0 { Vec::new() } else { vec![found] },
+                    shown: (self.k < 2).then_some(shown),
+                }
+            }
             18 => Command::RequestRestart { member },
             19 => {
                 let keys = self.keys(cluster);

@@ -68,7 +68,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     let at = super::serve::insert_position(&link).await?;
     set_aside(shared)?;
     ensure_include(&shared.layout)?;
-    shared.promise(|promise| {
+    shared.promise(epoch, |promise| {
         promise.reigned = epoch;
         promise.promotion = Some(Promotion { fork: at, end: at });
     })?;

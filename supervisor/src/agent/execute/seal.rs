@@ -32,12 +32,8 @@ pub async fn seal(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
     let data_dir = Some(shared.layout.data_dir.as_path());
     fault::reach("seal:begin", data_dir).await;
     let promising = Arc::clone(shared);
-    let promised = tokio::task::spawn_blocking(move || {
-        promising.promise(|promise| {
-            promise.epoch = epoch;
-            promise.sealed = Some(epoch);
-        })
-    });
+    let promised =
+        tokio::task::spawn_blocking(move || promising.promise(epoch, |promise| promise.sealed = Some(epoch)));
     let (promised, closed) = tokio::join!(promised, close(shared));
     promised?.context("cannot write the promise")?;
     fault::reach("seal:promised", data_dir).await;

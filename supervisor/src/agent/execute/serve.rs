@@ -40,6 +40,7 @@ fn write(
     ours.rule = rule(setting, epoch);
     let names = ours.rule.names_value();
     let generation = format!("e{epoch}.v{version}.{}", if door_open { "open" } else { "closed" });
+    shared.unproven_file.write_rule(&names)?;
     ours.user.push((GENERATION.to_owned(), generation.clone()));
     ours.replace(shared.binaries.version(), &shared.layout)?;
     let door = if door_open || fault::planted(Bug::DoorOpenAtStart) { Door::Open } else { Door::Closed };
@@ -117,7 +118,7 @@ pub async fn start_primary(
     obey(shared, epoch)?;
     // From here on it is on its way to serve: a report that still called it stopped and fenced would end the new reign.
     shared.lock().local.fence_on_disk = false;
-    shared.promise(|promise| {
+    shared.promise(epoch, |promise| {
         promise.reigned = epoch;
         promise.promotion = None;
     })?;
@@ -138,7 +139,7 @@ pub async fn start_primary(
     let link = Link::connect(&instance.endpoint, "start", "-c synchronous_commit=local", STATEMENT).await?;
     link.ensure_replication_role(&shared.access.replication_role, &shared.password, STATEMENT).await?;
     let at = insert_position(&link).await?;
-    shared.promise(|promise| promise.promotion = Some(Promotion { fork: at, end: at }))?;
+    shared.promise(epoch, |promise| promise.promotion = Some(Promotion { fork: at, end: at }))?;
     let mut inner = shared.lock();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None });
     inner.names_in_force = Some(names);
@@ -195,7 +196,8 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     // Both flushed at once, before anybody hears of the promotion.
     let (layout, promising) = (shared.layout.clone(), Arc::clone(shared));
     let fence = tokio::task::spawn_blocking(move || write_fence(&layout));
-    let promise = tokio::task::spawn_blocking(move || promising.promise(|promise| promise.promotion = Some(promotion)));
+    let promise =
+        tokio::task::spawn_blocking(move || promising.promise(epoch, |promise| promise.promotion = Some(promotion)));
     fence.await??;
     promise.await??;
     fault::reach("promote:promised", data_dir).await;
@@ -248,7 +250,7 @@ async fn prepare(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -> an
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || {
         history_files::reserve(&shared.layout.pg_wal(), owner, timeline)?;
-        shared.promise(|promise| {
+        shared.promise(epoch, |promise| {
             promise.reigned = epoch;
             promise.promotion = None;
         })?;
@@ -271,7 +273,7 @@ pub async fn carry_on(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> 
     obey(shared, epoch)?;
     let link = instance(shared).connect("carry on", STATEMENT).await?;
     let at = insert_position(&link).await?;
-    shared.promise(|promise| {
+    shared.promise(epoch, |promise| {
         promise.reigned = epoch;
         promise.promotion = Some(Promotion { fork: at, end: at });
     })?;

@@ -160,7 +160,7 @@ pub async fn restart(shared: &Arc<Shared>, request: u64) -> anyhow::Result<()> {
     let stopped = instance(shared).stop(StopMode::Fast, START).await;
     shared.forget_running(false);
     // Kept on disk: an agent that starts anew must not do it again.
-    shared.promise(|promise| promise.restarted = request).context("cannot note that the restart is done")?;
+    shared.promise_note(|promise| promise.restarted = request).context("cannot note that the restart is done")?;
     stopped.context("cannot stop PostgreSQL")?;
     shared.lock().local.wal_end = None;
     Ok(())

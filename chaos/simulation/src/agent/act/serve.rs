@@ -26,6 +26,7 @@ async fn write(c: &Ctx, epoch: Epoch, setting: &Setting, version: RuleVersion, d
     c.w.fsync(c.h).await;
     let generation = (epoch.0, version.0, door);
     let written = names.clone();
+    c.w.hosts[c.h].disk.borrow_mut().names_written = Some(names.clone());
     c.w.write_conf(c.h, |conf| {
         conf.names = written;
         conf.generation = generation;

@@ -1,0 +1,182 @@
+//! What the agent saw that speaks against "no acknowledged commit can be lost": kept, also on disk, until it is agreed.
+
+use super::{
+    report,
+    shared::{Inner, Shared},
+};
+use crate::clock;
+use pgvigil_core::{
+    rpo::{Cause, Ledger, Stretch},
+    time::Time,
+};
+use pgvigil_postgres::{Sample, fsio};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Where it is written down. Without a flush: what an agent that is killed had seen is there for the next one.
+#[derive(Clone, Debug)]
+pub struct UnprovenFile {
+    path: PathBuf,
+    /// Beside it: the value of `synchronous_standby_names` that this agent wrote last.
+    rule: PathBuf,
+}
+
+/// Instants of a clock that begins anew with each boot are kept as ages at a time of the wall clock.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    wall_ms: u64,
+    now_ms: u64,
+    stretches: Vec<Stretch>,
+}
+
+impl UnprovenFile {
+    /// In `agent_dir`.
+    #[must_use]
+    pub fn new(agent_dir: &Path) -> Self {
+        Self { path: agent_dir.join("unproven.json"), rule: agent_dir.join("rule.txt") }
+    }
+
+    /// What an agent before this one had not seen agreed. A file that cannot be read is none: nothing is promised by it.
+    #[must_use]
+    pub fn read(&self) -> Ledger {
+        let Ok(Some(text)) = fsio::read_text(&self.path) else { return Ledger::default() };
+        let Ok(mut stored) = serde_json::from_str::<Stored>(&text) else { return Ledger::default() };
+        let now = clock::now();
+        let passed = clock::wall().0.saturating_sub(stored.wall_ms);
+        let here = |at: Time| now.minus(passed + stored.now_ms.saturating_sub(at.0));
+        for stretch in &mut stored.stretches {
+            stretch.began = here(stretch.began);
+            stretch.ended = stretch.ended.map(here);
+        }
+        Ledger::recovered(stored.stretches, now)
+    }
+
+    /// What an agent before this one wrote last as `synchronous_standby_names`.
+    #[must_use]
+    pub fn rule(&self) -> Option<String> {
+        fsio::read_text(&self.rule).ok().flatten()
+    }
+
+    /// Before it is put in force: an agent that finds a running primary with another value knows that somebody changed it
+    /// while no agent looked.
+    pub fn write_rule(&self, names: &str) -> Result<(), fsio::FsError> {
+        fsio::replace(&self.rule, names.as_bytes(), 0o600).map(drop)
+    }
+
+    fn write(&self, ledger: &Ledger) {
+        let stored = Stored { wall_ms: clock::wall().0, now_ms: clock::now().0, stretches: ledger.stretches.clone() };
+        let written = match serde_json::to_vec(&stored) {
+            _ if ledger.stretches.is_empty() => fsio::remove_durable(&self.path).map_err(|error| error.to_string()),
+            Ok(text) => fsio::replace(&self.path, &text, 0o600).map(drop).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = written {
+            tracing::warn!("what was seen of the rule is kept in memory only: {error}");
+        }
+    }
+}
+
+impl Inner {
+    /// See [`Shared::unproven_begins`]; `true`: the caller then calls [`Shared::evidence_changed`].
+    pub(super) fn unproven_begins(&mut self, cause: Cause, detail: &str) -> bool {
+        let epoch = self.local.promise.reigned;
+        let begins = self.unproven.begins(epoch, cause, detail, clock::now(), clock::wall().0);
+        if begins {
+            tracing::error!(member = %self.local.me, %epoch, ?cause, "commits may be acknowledged without k standbys: {detail}");
+        }
+        begins
+    }
+}
+
+/// Whether a person who sets this may let commits be acknowledged without k standbys.
+pub(super) fn weakens(setting: &str) -> bool {
+    matches!(setting, "synchronous_standby_names" | "synchronous_commit" | "fsync" | "full_page_writes")
+}
+
+/// What a look that began at `began` shows of the rule: in force, or commits lowered. That the names differ is judged
+/// where they are put back. `true`: the evidence has changed.
+pub(super) fn look(inner: &mut Inner, sample: &Sample, began: Time) -> bool {
+    if sample.in_recovery {
+        return inner.unproven.end_all(began);
+    }
+    let reigned = inner.local.promise.reigned;
+    // A primary that was found running, before this agent has put anything in force.
+    if inner.names_in_force.is_none() && inner.rule_written.as_ref().is_some_and(|names| *names != sample.sync_names) {
+        let text = format!(
+            "synchronous_standby_names was {:?} when pgvigil came up: it was changed by hand while pgvigil did not run",
+            sample.sync_names
+        );
+        return inner.unproven_begins(Cause::RuleNotInForce, &text);
+    }
+    let rule = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reigned && f.version.is_some())
+        && inner.names_in_force.as_ref() == Some(&sample.sync_names);
+    let lowered = report::weakened(inner.slow.as_ref(), Some(&sample.sync_commit)).join("; ");
+    let lowered = (!lowered.is_empty()).then_some(lowered.as_str());
+    inner.unproven.looked(reigned, rule, lowered, began, clock::wall().0)
+}
+
+impl Shared {
+    /// Commits may be acknowledged without k standbys from now on, for this cause, or have been since the rule was last
+    /// shown in force. Said again while it goes on, it changes nothing. Agreed as soon as a leader hears of it.
+    pub fn unproven_begins(&self, cause: Cause, detail: impl AsRef<str>) {
+        if self.lock().unproven_begins(cause, detail.as_ref()) {
+            self.evidence_changed();
+        }
+    }
+
+    /// What went on for this cause is seen to be over.
+    pub fn unproven_ends(&self, cause: Cause) {
+        if self.lock().unproven.ends(cause, clock::now()) {
+            tracing::info!(member = %self.me(), ?cause, "commits are acknowledged by the rule again");
+            self.evidence_changed();
+        }
+    }
+
+    /// No primary runs here any more: nothing goes on.
+    pub fn unproven_all_end(&self) {
+        if self.lock().unproven.end_all(clock::now()) {
+            self.evidence_changed();
+        }
+    }
+
+    /// What is over and agreed is forgotten.
+    pub(super) fn forget_agreed_evidence(&self) {
+        let Some(agreed) = self.agreed() else { return };
+        let mut inner = self.lock();
+        if inner.unproven.forget_agreed(&agreed) {
+            let ledger = inner.unproven.clone();
+            drop(inner);
+            self.unproven_file.write(&ledger);
+        }
+    }
+
+    /// [`Inner::unproven`] has changed: it is written down and told.
+    pub(super) fn evidence_changed(&self) {
+        let ledger = self.lock().unproven.clone();
+        self.unproven_file.write(&ledger);
+        self.report.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgvigil_core::id::Epoch;
+
+    #[test]
+    fn what_a_killed_agent_had_seen_is_there_for_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = UnprovenFile::new(dir.path());
+        assert_eq!(file.read(), Ledger::default());
+        let mut ledger = Ledger::default();
+        ledger.begins(Epoch(3), Cause::RuleNotInForce, "changed by hand", clock::now(), 1);
+        file.write(&ledger);
+        let read = file.read();
+        assert_eq!(read.stretches[0].cause, Cause::RuleNotInForce);
+        assert!(!read.goes_on(), "nobody looks while no agent runs: what is seen anew begins anew");
+        file.write(&Ledger::default());
+        assert_eq!(file.read(), Ledger::default());
+        std::fs::write(dir.path().join("unproven.json"), "{").unwrap();
+        assert_eq!(file.read(), Ledger::default());
+    }
+}
