@@ -8,14 +8,17 @@
 //!
 //! Heartbeats never wait for acts: each of these is a task of its own, and they meet only in [`shared::Shared`].
 
+mod access;
 mod canary;
 mod execute;
 mod marker;
+mod peers;
 mod prober;
 mod promise;
 mod prove;
 mod report;
 mod right;
+mod role;
 mod sampler;
 pub mod shared;
 mod unproven;
@@ -45,6 +48,8 @@ impl Agent {
         sampler::start(Arc::clone(&shared));
         canary::start(Arc::clone(&shared), renewals.clone());
         prober::start(Arc::clone(&shared));
+        access::start(Arc::clone(&shared));
+        peers::start(Arc::clone(&shared));
         uplink::start(Arc::clone(&shared), renewals);
         worker::start(Arc::clone(&shared));
         Ok(Some(Self { shared }))

@@ -91,6 +91,11 @@ pub struct MemberConfig {
     pub replication_password_file: PathBuf,
     /// PostgreSQL's superuser; `None`: named like the OS user.
     pub superuser: Option<String>,
+    /// From where other members may come to replicate, beside the addresses of their hosts, as pg_hba.conf writes
+    /// addresses: for members that connect from other addresses than those under which they are reached.
+    pub replication_from: Vec<String>,
+    /// Variables of pgvigil's environment that PostgreSQL gets too, for archive commands. It gets few others.
+    pub environment: Vec<String>,
     /// Client lines of pg_hba.conf, in force while the door is open.
     pub hba: Vec<String>,
     /// More parameters of postgresql.conf, none of which pgvigil manages.
@@ -245,6 +250,10 @@ struct RawMember {
     bin_dir: Option<PathBuf>,
     replication_password_file: PathBuf,
     superuser: Option<String>,
+    #[serde(default)]
+    replication_from: Vec<String>,
+    #[serde(default)]
+    environment: Vec<String>,
     #[serde(default)]
     hba: Vec<String>,
     #[serde(default)]

@@ -159,6 +159,8 @@ pub struct MemberDocument {
     pub problems: Vec<String>,
     /// What its agent is busy with; empty: nothing.
     pub activity: String,
+    /// Whether the connection by which the primary streams to it is encrypted; absent when there is none.
+    pub encrypted: Option<bool>,
 }
 
 /// A durability rule.

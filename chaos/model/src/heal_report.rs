@@ -130,7 +130,14 @@ fn senders(model: &Durability, world: &World, agreed: &ClusterState, server: &Se
         let key = agreed.key_of(&name(m)).filter(|key| inc(key) == sender.inc && sender.epoch == server.reigned)?;
         let flush_lsn = Lsn(u64::from(sender.flush));
         let counted = server.setting.names & (1 << sender.inc) != 0;
-        Some(SenderReport { key, flush_lsn, flushed_record: Some(flush_lsn), streaming: true, counted })
+        Some(SenderReport {
+            key,
+            flush_lsn,
+            flushed_record: Some(flush_lsn),
+            streaming: true,
+            counted,
+            encrypted: None,
+        })
     });
     named.collect()
 }

@@ -52,6 +52,8 @@ pub enum Fault {
     CancelWaits(u64),
     /// Replay is paused on that member.
     ReplayPaused(u64),
+    /// A session on that member locks every table that pgvigil ever kept in a database.
+    Locked(u64),
     /// The Raft leader moves to that node.
     Lead(u64),
     /// A planned change of primary.

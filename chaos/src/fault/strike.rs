@@ -19,6 +19,15 @@ const CANCEL: Duration = Duration::from_millis(50);
 /// Between two jumps of a strobing clock.
 const STROBE: Duration = Duration::from_millis(300);
 
+/// The canary's table of earlier versions, where it is not there, and every other table in a schema of pgvigil's, are
+/// locked for a transaction that does not end.
+const LOCK: &str = "CREATE SCHEMA IF NOT EXISTS pgvigil; CREATE TABLE IF NOT EXISTS pgvigil.canary \
+    (key text PRIMARY KEY, beat bigint NOT NULL, at timestamptz NOT NULL); BEGIN; \
+    DO $$ DECLARE kept regclass; BEGIN \
+      FOR kept IN SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+        WHERE n.nspname = 'pgvigil' AND c.relkind = 'r' \
+      LOOP EXECUTE format('LOCK TABLE %s', kept); END LOOP; END $$";
+
 /// Why a fault could not be done, or not be taken back.
 #[derive(Debug, Error)]
 pub enum FaultError {
@@ -73,6 +82,8 @@ pub enum Undo {
     Strobe(bool, Instant),
     /// Commits are cancelled again and again.
     Cancel(Option<Connection>, Instant),
+    /// A session holds something until it ends.
+    Hold(Connection),
     /// Other work.
     Load(Vec<Child>),
     /// The opposite of the fault is done to its host.
@@ -122,6 +133,14 @@ pub fn strike(world: &mut World, fault: &Fault) -> Result<Undo, FaultError> {
         Fault::Strobe(..) => return Ok(Undo::Strobe(false, now)),
         Fault::CancelWaits(_) => return Ok(Undo::Cancel(None, now)),
         Fault::ReplayPaused(id) => statement(world, *id, "SELECT pg_wal_replay_pause()")?,
+        Fault::Locked(id) => {
+            let mut holder = connect(world, *id)?;
+            let locked = holder.exec(LOCK, Instant::now() + STATEMENT);
+            let failed =
+                |e: crate::libpq::ExecError| FaultError::Statement { what: "locking".to_owned(), why: e.to_string() };
+            locked.map_err(failed)?;
+            return Ok(Undo::Hold(holder));
+        }
         Fault::Lead(id) => {
             // One that just moved by itself may refuse: the leader is not where it was.
             let _moved_already = world.cluster.run(&["voters", "lead", &id.to_string()])?;
@@ -188,6 +207,7 @@ impl Undo {
     pub fn end(self, world: &mut World, fault: &Fault) -> Result<(), FaultError> {
         match self {
             Undo::Nothing | Undo::Cancel(..) | Undo::Flap(None, _) => {}
+            Undo::Hold(holder) => drop(holder),
             Undo::Wake(pids) => {
                 for pid in pids {
                     processes::send(pid, Signal::SIGCONT)?;

@@ -190,6 +190,9 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario(30, "adversary", "wrong orders and malformed frames", Processes, planned::adversary),
         scenario(0, "two-hosts", "two hosts of three lose power, the primary's among them", Processes, power::two)
             .beside(None),
+        scenario(0, "locked", "whatever pgvigil keeps in a database is locked for long", Processes, planned::locked)
+            .often()
+            .beside(None),
         scenario(0, "raft-churn", "the Raft leadership moves all the time", Processes, planned::raft_churn)
             .beside(None),
         scenario(0, "busy-cores", "all cores have other work", Processes, disk::busy).beside(None),

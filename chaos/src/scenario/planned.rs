@@ -29,6 +29,17 @@ pub(super) fn switchovers(stage: &mut Stage) -> Told {
     stage.demand_epochs(epoch, rounds..=rounds)
 }
 
+/// A person locks whatever pgvigil keeps in a database, for longer than a hang may last: no hang, no change of primary.
+pub(super) fn locked(stage: &mut Stage) -> Told {
+    let (primary, epoch) = (stage.primary()?, stage.epoch()?);
+    let held = stage.begin(Fault::Locked(primary))?;
+    stage.pause(Duration::from_secs(8))?;
+    stage.writes_go_on(50)?;
+    stage.end(held)?;
+    stage.heal()?;
+    stage.demand_epochs(epoch, 0..=0)
+}
+
 /// A transaction that has written and does not end.
 fn long_transaction(stage: &Stage, primary: u64) -> Result<Connection, StoryError> {
     let dsn = stage.world.cluster.dsn().pinned(stage.world.cluster.node(primary)?.address());

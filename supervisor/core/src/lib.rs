@@ -22,6 +22,7 @@ pub mod local;
 pub mod lsn;
 pub mod member;
 pub mod observation;
+pub mod pace;
 pub mod placement;
 pub mod position;
 pub mod quorum;

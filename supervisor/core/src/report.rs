@@ -221,6 +221,9 @@ pub struct SenderReport {
     pub streaming: bool,
     /// Whether PostgreSQL counts it under the setting in force.
     pub counted: bool,
+    /// Whether its connection is encrypted; `None` from an agent that does not tell.
+    #[serde(default)]
+    pub encrypted: Option<bool>,
 }
 
 /// What the leader answers to a report, after a quorum confirmed that it still leads. Keeps S5.
@@ -235,6 +238,9 @@ pub struct Answer {
     /// When this leader has seen the rule in force last: for the next leader.
     #[serde(default)]
     pub shown: Option<ShownToLeader>,
+    /// The primary's agent is late: its port is worth a probe. `None` from a leader that does not tell.
+    #[serde(default)]
+    pub primary_late: Option<bool>,
 }
 
 /// When a leader has seen the rule of a reign in force.

@@ -151,6 +151,7 @@ impl Agreed {
             flushed_record: None,
             streaming: true,
             counted: false,
+            encrypted: None,
         };
         assert_eq!(reign.primary, self.key(name));
         PostgresReport::Primary(Box::new(PrimaryReport {

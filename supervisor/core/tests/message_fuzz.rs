@@ -153,7 +153,7 @@ proptest! {
     ) {
         let (state, cluster) = life(&rolls);
         same_again(&state);
-        let answer = Answer { state: Some(Box::new(cluster.clone())), renewed: Some(1), refused: None, shown: None };
+        let answer = Answer { state: Some(Box::new(cluster.clone())), renewed: Some(1), refused: None, shown: None, primary_late: None };
         same_again(&answer);
         let agreed = arrived(&answer, &edits).and_then(|answer| answer.state).map_or(cluster.clone(), |state| *state);
         let local = serde_json::json!({

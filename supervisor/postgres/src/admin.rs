@@ -7,30 +7,7 @@ use crate::{
 use pgvigil_core::lsn::Lsn;
 use std::time::Duration;
 
-/// What pg_rewind calls on its source (its documentation lists them for a role without superuser rights).
-const REWIND_FUNCTIONS: [&str; 4] = [
-    "pg_catalog.pg_ls_dir(text, boolean, boolean)",
-    "pg_catalog.pg_stat_file(text, boolean)",
-    "pg_catalog.pg_read_binary_file(text)",
-    "pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)",
-];
-
 impl Link {
-    /// Creates or updates the replication role: it may log in, replicate, and run what pg_rewind needs. On a primary
-    /// only. Only the SCRAM verifier of `password` leaves this process, so no log shows the password.
-    pub async fn ensure_replication_role(&self, role: &str, password: &str, limit: Duration) -> Result<(), QueryError> {
-        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
-        let name = identifier(role);
-        let exists = format!("SELECT count(*) FROM pg_roles WHERE rolname = {}", literal(role));
-        let verb =
-            if self.value("look for the replication role", &exists, limit).await? == "0" { "CREATE" } else { "ALTER" };
-        let mut sql = format!("{verb} ROLE {name} LOGIN REPLICATION PASSWORD {};", literal(&verifier));
-        for function in REWIND_FUNCTIONS {
-            sql += &format!("GRANT EXECUTE ON FUNCTION {function} TO {name};");
-        }
-        self.execute("create the replication role", &sql, limit).await
-    }
-
     /// Creates a physical slot that keeps WAL from now on; one that exists is kept. Works on a standby too.
     pub async fn ensure_physical_slot(&self, slot: &str, limit: Duration) -> Result<(), QueryError> {
         let slot = literal(slot);

@@ -1,5 +1,10 @@
 //! The canary: a small commit of the agent's own under the durability rule, proof that PostgreSQL, its disk and k of
 //! the cohort were alive and unsealed when it *began*. And the marker, which proves nothing by itself.
+//!
+//! Both commit a transactional logical message and touch no table, so nobody can lock, bloat or drop what they need. The
+//! message takes a transaction id, so its commit is flushed and waits for standbys as any other (at every `wal_level`);
+//! replay does nothing with it, and an output plugin that decodes messages sees prefix `pgvigil`. Earlier versions kept
+//! a row in `pgvigil.canary`: that schema is left where it is, since somebody may have built on it; nothing uses it.
 
 use crate::{
     clock::boottime_ms,
@@ -19,6 +24,8 @@ pub enum Beat {
         began_ms: u64,
         /// The flushed position right after the commit.
         lsn: Lsn,
+        /// Its transaction id: when the next one has the next number, nobody else wrote in between.
+        xid: u64,
         /// From sending to acknowledgement.
         took: Duration,
     },
@@ -65,15 +72,13 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PIN: &str = "-c synchronous_commit=on";
 
 impl Canary {
-    /// A canary under `key` (one row per key: the member's name). Connects at the first beat.
+    /// A canary whose messages say `key`, the member's name. Connects at the first beat.
     #[must_use]
     pub fn new(endpoint: Endpoint, key: &str) -> Self {
         Self { endpoint, key: key.to_owned(), link: None, flight: None }
     }
 
     /// Starts a commit unless one is under way, and waits for it up to `wait`. On a primary only. Cancel-safe.
-    ///
-    /// The first beat on a new primary also creates schema `pgvigil` and its table, under the same rule.
     pub async fn beat(&mut self, wait: Duration) -> Result<Beat, CanaryError> {
         let (began_ms, flight) = match &mut self.flight {
             Some((began_ms, flight)) => (*began_ms, flight),
@@ -106,14 +111,10 @@ impl Drop for Canary {
     }
 }
 
-const TABLE: &str = "CREATE SCHEMA IF NOT EXISTS pgvigil; \
-    CREATE TABLE IF NOT EXISTS pgvigil.canary (key text PRIMARY KEY, beat bigint NOT NULL, at timestamptz NOT NULL) \
-    WITH (fillfactor = 10)";
-
-fn upsert(key: &str) -> String {
+/// Emits the message and yields its transaction's id.
+fn message(key: &str) -> String {
     format!(
-        "INSERT INTO pgvigil.canary AS c VALUES ({}, 1, clock_timestamp()) \
-         ON CONFLICT (key) DO UPDATE SET beat = c.beat + 1, at = excluded.at",
+        "SELECT pg_catalog.pg_current_xact_id() FROM pg_catalog.pg_logical_emit_message(true, 'pgvigil', {}::text)",
         literal(key)
     )
 }
@@ -121,7 +122,7 @@ fn upsert(key: &str) -> String {
 async fn fly(link: Option<Link>, endpoint: Endpoint, key: String) -> (Option<Link>, Result<Beat, CanaryError>) {
     let link = match link.filter(|link| !link.is_closed()) {
         Some(link) => link,
-        None => match open(&endpoint).await {
+        None => match Link::connect(&endpoint, "canary", PIN, CONNECT).await {
             Ok(link) => link,
             Err(error) => return (None, Err(error.into())),
         },
@@ -137,19 +138,11 @@ async fn fly(link: Option<Link>, endpoint: Endpoint, key: String) -> (Option<Lin
 /// A commit may wait for ever: that is the evidence. The caller watches the clock.
 const UNBOUNDED: Duration = Duration::from_secs(86_400 * 365);
 
-async fn open(endpoint: &Endpoint) -> Result<Link, QueryError> {
-    let link = Link::connect(endpoint, "canary", PIN, CONNECT).await?;
-    let exists = "SELECT to_regclass('pgvigil.canary') IS NOT NULL";
-    if link.value("look for the canary's table", exists, CONNECT).await? != "t" {
-        link.execute("create the canary's table", TABLE, UNBOUNDED).await?;
-    }
-    Ok(link)
-}
-
 async fn commit(link: &Link, key: &str) -> Result<Beat, CanaryError> {
+    const WHAT: &str = "commit the canary";
     drop(link.take_notices());
     let (began_ms, began) = (boottime_ms(), Instant::now());
-    link.execute("commit the canary", &upsert(key), UNBOUNDED).await?;
+    let xid = parse(WHAT, &link.value(WHAT, &message(key), UNBOUNDED).await?)?;
     let took = began.elapsed();
     // A cancelled wait for standbys is told by a WARNING before the command's completion, never by an error.
     if let Some(warning) = link.take_notices().into_iter().find(|notice| notice.code().code().starts_with("01")) {
@@ -157,7 +150,7 @@ async fn commit(link: &Link, key: &str) -> Result<Beat, CanaryError> {
         return Err(CanaryError::Warning { message, code });
     }
     let lsn = flushed(link, CONNECT).await?;
-    Ok(Beat::Acknowledged { began_ms, lsn, took })
+    Ok(Beat::Acknowledged { began_ms, lsn, xid, took })
 }
 
 async fn flushed(link: &Link, limit: Duration) -> Result<Lsn, QueryError> {
@@ -170,7 +163,6 @@ async fn flushed(link: &Link, limit: Duration) -> Result<Lsn, QueryError> {
 /// (history A2). On a primary only.
 pub async fn marker(endpoint: &Endpoint, limit: Duration) -> Result<Lsn, QueryError> {
     let link = Link::connect(endpoint, "marker", "-c synchronous_commit=local", limit).await?;
-    link.execute("create the canary's table", TABLE, limit).await?;
-    link.execute("write the marker", &upsert("marker"), limit).await?;
+    link.execute("write the marker", &message("marker"), limit).await?;
     flushed(&link, limit).await
 }

@@ -122,7 +122,7 @@ async fn backup(instance: &Instance, plan: &ClonePlan, staging: &Path, on_line: 
     let pass_file = PassFile::create(&instance.layout, "clone", &plan.source)?;
     let mut arguments = vec![
         format!("--pgdata={}", staging.display()),
-        format!("--dbname={}", plan.source.conninfo("", "clone")),
+        format!("--dbname={}", plan.source.conninfo(instance.binaries.version(), &instance.layout, "", "clone")),
         "--checkpoint=fast".to_owned(),
         "--wal-method=stream".to_owned(),
         "--progress".to_owned(),

@@ -45,11 +45,11 @@ pub fn literal(value: &str) -> String {
     if value.contains('\\') { format!(" E{}", quoted(value)) } else { format!("'{}'", value.replace('\'', "''")) }
 }
 
-/// A libpq connection string of `keyword='value'` pairs; pairs with an empty value are left out.
+/// A libpq connection string of `keyword='value'` pairs; an empty value is written as such.
 #[must_use]
 pub fn conninfo(pairs: &[(&str, String)]) -> String {
-    let words = pairs.iter().filter(|(_, value)| !value.is_empty()).map(|(keyword, value)| {
-        let plain = value.chars().all(|c| c.is_ascii_alphanumeric() || "_-./:,*".contains(c));
+    let words = pairs.iter().map(|(keyword, value)| {
+        let plain = !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "_-./:,*".contains(c));
         if plain {
             format!("{keyword}={value}")
         } else {
@@ -121,7 +121,10 @@ mod tests {
     fn strange_values_are_quoted() {
         assert_eq!(assignment("a.b", r"it's \ x").unwrap(), "a.b = 'it''s \\\\ x'\n");
         assert!(assignment("a b", "x").is_err() && assignment("a", "x\ny").is_err() && assignment("", "x").is_err());
-        assert_eq!(conninfo(&[("host", "h".into()), ("a", String::new()), ("p", "x y'".into())]), r"host=h p='x y\''");
+        assert_eq!(
+            conninfo(&[("host", "h".into()), ("a", String::new()), ("p", "x y'".into())]),
+            r"host=h a='' p='x y\''"
+        );
         assert_eq!(pass_line("::1", 5432, "u", r"a:b\c").unwrap(), "\\:\\:1:5432:*:u:a\\:b\\\\c\n");
         assert_eq!(literal(r"a'b\"), r" E'a''b\\'");
     }

@@ -1,7 +1,7 @@
 //! What `pg_controldata` says, parsed. The text is stable across 14 to 18; the binary layout is not, so it is never
 //! read directly.
 
-use crate::version::Binaries;
+use crate::{libpq::quiet_environment, version::Binaries};
 use pgvigil_core::{id::TimelineId, lsn::Lsn};
 use std::{collections::HashMap, path::Path, path::PathBuf, process::Command, str::FromStr};
 
@@ -126,13 +126,12 @@ impl ControlFile {
     pub fn read(binaries: &Binaries, data_dir: &Path) -> Result<Self, ControlFileError> {
         let mut problem = String::new();
         for _ in 0..3 {
-            let output = Command::new(binaries.program("pg_controldata"))
-                .arg("-D")
-                .arg(data_dir)
-                .env("LC_ALL", "C")
-                .env_remove("LANGUAGE")
-                .output()
-                .map_err(|error| ControlFileError::Run { data_dir: data_dir.to_owned(), problem: error.to_string() })?;
+            let mut command = Command::new(binaries.program("pg_controldata"));
+            quiet_environment(&mut command);
+            let output =
+                command.arg("-D").arg(data_dir).env("LC_ALL", "C").env_remove("LANGUAGE").output().map_err(
+                    |error| ControlFileError::Run { data_dir: data_dir.to_owned(), problem: error.to_string() },
+                )?;
             let stdout = String::from_utf8_lossy(&output.stdout);
             let stderr = String::from_utf8_lossy(&output.stderr);
             // A wrong checksum is only a warning to pg_controldata, which then prints what may be rubbish.

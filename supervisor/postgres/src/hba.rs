@@ -8,6 +8,7 @@ use crate::{
 
 const HEADER: &str = "# Written by pgvigil; do not edit. Changes are overwritten.\n";
 const MAP: &str = "pgvigil";
+const LAST_SHUT: &str = "host all all all reject\n";
 
 /// Whether clients may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,25 @@ pub enum Door {
     Open,
     /// Only the agent (by the socket) and replication get in; everybody else is rejected.
     Closed,
+}
+
+impl Door {
+    const fn line(self) -> &'static str {
+        match self {
+            Self::Open => "# The door is open.\n",
+            Self::Closed => "# The door is closed.\n",
+        }
+    }
+}
+
+/// Which door a file of ours is; `None`: it is not ours.
+#[must_use]
+pub fn door_of(text: &str) -> Option<Door> {
+    let rest = text.strip_prefix(HEADER)?;
+    let says = [Door::Open, Door::Closed].into_iter().find(|door| rest.starts_with(door.line()));
+    // Versions before this one wrote no such line.
+    let ends_shut = text.ends_with(LAST_SHUT);
+    says.or(Some(if ends_shut { Door::Closed } else { Door::Open }))
 }
 
 /// Who may always come in.
@@ -37,7 +57,7 @@ pub struct Access {
 pub fn render(door: Door, access: &Access, user: &[String]) -> String {
     let superuser = identifier(&access.superuser);
     let replication = identifier(&access.replication_role);
-    let mut text = String::from(HEADER);
+    let mut text = String::from(HEADER) + door.line();
     text += &format!("local all {superuser} peer map={MAP}\n");
     text += &format!("local replication {superuser} peer map={MAP}\n");
     for address in &access.replication_addresses {
@@ -117,6 +137,18 @@ mod tests {
     fn the_open_door_golden() {
         let text = render(Door::Open, &access(), &["host all all 0.0.0.0/0 scram-sha-256".into()]);
         assert_eq!(text, include_str!("../tests/fixtures/hba_open.conf"));
+    }
+
+    #[test]
+    fn a_file_says_which_door_it_is_whatever_the_users_lines_are() {
+        let user = ["host all all all reject".to_owned()];
+        for door in [Door::Open, Door::Closed] {
+            assert_eq!(door_of(&render(door, &access(), &user)), Some(door));
+        }
+        let before = |door| render(door, &access(), &[]).replace(Door::line(door), "");
+        assert_eq!(door_of(&before(Door::Open)), Some(Door::Open));
+        assert_eq!(door_of(&before(Door::Closed)), Some(Door::Closed));
+        assert_eq!(door_of("host all all all trust\n"), None);
     }
 
     #[test]

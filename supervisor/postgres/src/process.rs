@@ -5,6 +5,7 @@ use crate::{
     fsio::{FsError, create_dir_private, read_text, remove_durable},
     kill::{self, KillError},
     layout::Layout,
+    libpq::quiet_environment,
     procfs::{self, DirId},
     version::Binaries,
 };
@@ -27,32 +28,6 @@ use std::{
     time::Duration,
 };
 use tokio::io::{Interest, unix::AsyncFd};
-
-/// Environment that would change what libpq or PostgreSQL does behind our settings: a password in the environment
-/// would let a sealed member's walreceiver authenticate although its pass file is empty (history A5).
-const SCRUBBED: [&str; 14] = [
-    "PGPASSWORD",
-    "PGPASSFILE",
-    "PGSERVICE",
-    "PGSERVICEFILE",
-    "PGHOST",
-    "PGHOSTADDR",
-    "PGPORT",
-    "PGUSER",
-    "PGDATABASE",
-    "PGOPTIONS",
-    "PGDATA",
-    "PGSSLCERT",
-    "PGSSLKEY",
-    "PGREQUIREAUTH",
-];
-
-/// Removes the variables that libpq or PostgreSQL would obey from a command's environment.
-pub fn scrub_environment(command: &mut Command) {
-    for name in SCRUBBED {
-        command.env_remove(name);
-    }
-}
 
 /// How a running server is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +156,7 @@ impl Postmaster {
         for (name, value) in &options.overrides {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        scrub_environment(&mut command);
+        quiet_environment(&mut command);
         command.envs(options.env.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).stdout(log).stderr(log_too);
         detach(&mut command);
         // The std handle neither kills nor reaps when dropped; `exited` reaps through the pidfd.

@@ -209,7 +209,10 @@ async fn run(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Res
     let pass_file = PassFile::create(layout, "rewind", &plan.source)?;
     let arguments = [
         format!("--target-pgdata={}", layout.data_dir.display()),
-        format!("--source-server={}", plan.source.conninfo("postgres", "rewind")),
+        format!(
+            "--source-server={}",
+            plan.source.conninfo(instance.binaries.version(), &instance.layout, "postgres", "rewind")
+        ),
         "--progress".to_owned(),
         // We have done so, without a single-user server.
         "--no-ensure-shutdown".to_owned(),

@@ -42,6 +42,14 @@ pub struct Sample {
     pub has_upstream: bool,
     /// Backends that wait for standbys to confirm their commit.
     pub commit_waiters: u32,
+    /// The canary waits for a lock, which accuses neither a standby nor the disk: for which, and who holds it.
+    pub canary_lock: Option<String>,
+    /// The transaction id after the newest one that has ended; `None` in recovery.
+    pub next_xid: Option<u64>,
+    /// Transactions under way that have written, the canary's left out.
+    pub writers: u32,
+    /// PostgreSQL archives a segment after every `archive_timeout` in which anything was written.
+    pub archives_by_time: bool,
 }
 
 /// A row of `pg_stat_wal_receiver`.
@@ -75,6 +83,8 @@ pub struct Walsender {
     pub role: Option<String>,
     /// From where; `None` for a Unix socket.
     pub address: Option<String>,
+    /// Its connection is encrypted (TLS or GSSAPI); `None` when it ended while the sample was taken.
+    pub encrypted: Option<bool>,
     /// `startup`, `catchup`, `streaming`, `backup`, `stopping`.
     pub state: Option<String>,
     /// `async`, `potential`, `sync`, `quorum`.
@@ -187,15 +197,24 @@ const SAMPLE: &str = "SELECT json_build_object(
    'silent_ms', (extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000)::bigint)
    FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
  'walsenders', (SELECT coalesce(json_agg(json_build_object('pid', pid, 'application_name', application_name,
-   'role', usename, 'address', client_addr, 'state', state, 'sync_state', sync_state, 'sent_lsn', sent_lsn,
+   'role', usename, 'address', client_addr,
+   'encrypted', (SELECT a.ssl OR coalesce(a.gss_enc, false) FROM pg_stat_get_activity(w.pid) a), 'state', state, 'sync_state', sync_state, 'sent_lsn', sent_lsn,
    'write_lsn', write_lsn, 'flush_lsn', flush_lsn, 'replay_lsn', replay_lsn,
    'reply_age_ms', (extract(epoch FROM clock_timestamp() - reply_time) * 1000)::bigint)), '[]'::json)
-   FROM pg_stat_replication),
+   FROM pg_stat_replication w),
  'sync_names', current_setting('synchronous_standby_names'),
  'sync_commit', current_setting('synchronous_commit'),
  'has_upstream', current_setting('primary_conninfo') <> '',
- 'commit_waiters', (SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'))
- FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r";
+ 'commit_waiters', b.waiters, 'canary_lock', b.canary_lock, 'writers', b.writers,
+ 'next_xid', CASE WHEN NOT r.recovering THEN pg_snapshot_xmax(pg_current_snapshot())::text::bigint END,
+ 'archives_by_time', current_setting('archive_mode') <> 'off' AND current_setting('archive_timeout') <> '0')
+ FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r,
+ (SELECT count(*) FILTER (WHERE wait_event = 'SyncRep') AS waiters,
+   count(*) FILTER (WHERE backend_xid IS NOT NULL AND NOT coalesce(application_name LIKE 'pgvigil_canary', false)) AS writers,
+   min(wait_event || CASE WHEN wait_event_type = 'Lock'
+     THEN ', held by process ' || array_to_string(pg_blocking_pids(pid), ', ') ELSE '' END)
+     FILTER (WHERE application_name LIKE 'pgvigil_canary' AND wait_event_type IN ('Lock', 'BufferPin')) AS canary_lock
+   FROM pg_stat_get_activity(NULL)) b";
 
 const SLOW: &str = "SELECT json_build_object(
  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),

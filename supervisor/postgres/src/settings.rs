@@ -4,6 +4,7 @@ use crate::{
     conf_text::{TextError, assignment, conninfo, identifier, pass_line},
     fsio::{FsError, Written, read_text, replace, write_atomic},
     layout::Layout,
+    libpq,
     version::Version,
 };
 use pgvigil_core::id::TimelineId;
@@ -146,8 +147,8 @@ pub struct Upstream {
     pub user: String,
     /// The name by which the rule counts this member (incarnation and epoch are in it).
     pub application_name: String,
-    /// libpq's `sslmode`.
-    pub sslmode: String,
+    /// Connect by TLS with channel binding or not at all (see [`libpq::pinned`]).
+    pub scram_plus: bool,
     /// Physical slot on the upstream; empty for none.
     pub slot: String,
     /// Database for slot synchronisation (17 and later); empty for none.
@@ -167,7 +168,7 @@ impl Upstream {
             port,
             user: user.to_owned(),
             application_name: application_name.to_owned(),
-            sslmode: "prefer".to_owned(),
+            scram_plus: false,
             slot: String::new(),
             dbname: String::new(),
             connect_timeout_s: 3,
@@ -178,22 +179,25 @@ impl Upstream {
     /// The value of `primary_conninfo`. It holds no password: that one lies in the pass file, which libpq reads at
     /// each connection attempt, so that a stale copy of this text in a process' memory opens no door (history A5).
     #[must_use]
-    pub fn conninfo(&self, layout: &Layout) -> String {
-        conninfo(&[
+    pub fn conninfo(&self, version: Version, layout: &Layout) -> String {
+        let mut pairs = vec![
             ("host", self.host.clone()),
             ("port", self.port.to_string()),
             ("user", self.user.clone()),
-            ("dbname", self.dbname.clone()),
             ("application_name", self.application_name.clone()),
             ("passfile", layout.pass_file().display().to_string()),
-            ("sslmode", self.sslmode.clone()),
             ("connect_timeout", self.connect_timeout_s.to_string()),
             ("keepalives", "1".to_owned()),
             ("keepalives_idle", "2".to_owned()),
             ("keepalives_interval", "1".to_owned()),
             ("keepalives_count", "3".to_owned()),
             ("tcp_user_timeout", self.tcp_user_timeout_ms.to_string()),
-        ])
+        ];
+        if !self.dbname.is_empty() {
+            pairs.push(("dbname", self.dbname.clone()));
+        }
+        pairs.extend(libpq::pinned(version, layout, self.scram_plus));
+        conninfo(&pairs)
     }
 }
 
@@ -285,7 +289,7 @@ impl Settings {
         let mut ours: Vec<(&'static str, String)> = vec![
             ("synchronous_standby_names", self.rule.names_value()),
             ("synchronous_commit", self.rule.commit_value().to_owned()),
-            ("primary_conninfo", upstream.map_or_else(String::new, |up| up.conninfo(layout))),
+            ("primary_conninfo", upstream.map_or_else(String::new, |up| up.conninfo(version, layout))),
             ("primary_slot_name", upstream.map_or_else(String::new, |up| up.slot.clone())),
             ("restore_command", self.restore_command.clone()),
             ("recovery_target_timeline", self.recovery_timeline.value()),

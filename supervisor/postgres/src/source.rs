@@ -5,7 +5,9 @@ use crate::{
     conf_text::{conninfo, pass_line},
     fsio::remove_durable,
     layout::Layout,
+    libpq,
     settings::SettingsError,
+    version::Version,
 };
 use std::path::{Path, PathBuf};
 
@@ -20,25 +22,29 @@ pub struct Source {
     pub user: String,
     /// Its password.
     pub password: String,
-    /// libpq's `sslmode`.
-    pub sslmode: String,
+    /// Connect by TLS with channel binding or not at all (see [`libpq::pinned`]).
+    pub scram_plus: bool,
 }
 
 impl Source {
-    pub(crate) fn conninfo(&self, dbname: &str, purpose: &str) -> String {
-        conninfo(&[
+    /// Without a database for a replication connection.
+    pub(crate) fn conninfo(&self, version: Version, layout: &Layout, dbname: &str, purpose: &str) -> String {
+        let mut pairs = vec![
             ("host", self.host.clone()),
             ("port", self.port.to_string()),
             ("user", self.user.clone()),
-            ("dbname", dbname.to_owned()),
             ("application_name", format!("pgvigil_{purpose}")),
-            ("sslmode", self.sslmode.clone()),
             ("connect_timeout", "5".to_owned()),
             ("keepalives_idle", "5".to_owned()),
             ("keepalives_interval", "2".to_owned()),
             ("keepalives_count", "3".to_owned()),
             ("tcp_user_timeout", "10000".to_owned()),
-        ])
+        ];
+        if !dbname.is_empty() {
+            pairs.push(("dbname", dbname.to_owned()));
+        }
+        pairs.extend(libpq::pinned(version, layout, self.scram_plus));
+        conninfo(&pairs)
     }
 }
 

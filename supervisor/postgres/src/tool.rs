@@ -1,6 +1,6 @@
 //! Running PostgreSQL's own programs: quiet environment, bounded, their words kept for the error and the progress.
 
-use crate::process::scrub_environment;
+use crate::libpq::quiet_environment;
 use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
@@ -63,7 +63,7 @@ pub async fn run(
 ) -> Result<(), ToolError> {
     let io = |source| ToolError::Run { program: program.clone(), source };
     let mut command = std::process::Command::new(&program);
-    scrub_environment(&mut command);
+    quiet_environment(&mut command);
     command.args(arguments).env("LC_ALL", "C").env_remove("LANGUAGE").envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Command::from(command).kill_on_drop(true).spawn().map_err(io)?;

@@ -1,5 +1,6 @@
 //! Everything that differs between PostgreSQL 14 and 18, in one place, and where its programs are found.
 
+use crate::libpq::quiet_environment;
 use std::{
     env, fmt, fs,
     path::{Path, PathBuf},
@@ -208,7 +209,9 @@ fn places() -> Vec<PathBuf> {
 
 fn ask_version(program: &Path) -> Result<Version, BinariesError> {
     let refuse = |problem: String| BinariesError::Version { program: program.to_owned(), problem };
-    let output = Command::new(program).arg("--version").output().map_err(|error| refuse(error.to_string()))?;
+    let mut command = Command::new(program);
+    quiet_environment(&mut command);
+    let output = command.arg("--version").output().map_err(|error| refuse(error.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     Version::parse(&text).ok_or_else(|| refuse(format!("unexpected answer {text:?} ({})", output.status)))
 }

@@ -81,8 +81,6 @@ pg_test!(
     async {
         let root = tempfile::tempdir().unwrap();
         let mut node = Node::primary(root.path(), "a").await;
-        // Its table is made while nobody has to confirm.
-        canary::marker(&node.instance.endpoint, LIMIT).await.unwrap();
         node.config.settings.rule = SyncRule::Nobody;
         node.apply_config().await;
         let mut canary = Canary::new(node.instance.endpoint.clone(), "a");

@@ -3,18 +3,26 @@
 use super::{right::Renewal, shared::Shared};
 use crate::clock;
 use pgvigil_consensus::grid;
-use pgvigil_core::{id::Epoch, local::LocalPostgres, time::Time};
+use pgvigil_core::{
+    id::Epoch,
+    local::LocalPostgres,
+    pace::{self, Company, Writers},
+    time::Time,
+};
 use pgvigil_postgres::{Beat, Canary};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
 /// Ends of canary records remembered, to measure standbys by: a few seconds' worth.
 const RECORDS: usize = 64;
+/// A sample that is older says nothing of what the canary waits for now.
+const FRESH_MS: u64 = 2_000;
 
 /// Starts the task.
 pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
     tokio::spawn(async move {
         let mut canary: Option<(i32, Canary)> = None;
+        let mut company = Company::default();
         loop {
             let pause = shared.agreed().map_or(250, |agreed| agreed.settings.canary_ms);
             let pause = Duration::from_millis(pause);
@@ -24,9 +32,14 @@ pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
                     if canary.as_ref().is_none_or(|(of, _)| *of != pid) {
                         let endpoint = shared.lock().endpoint.clone();
                         canary = Some((pid, Canary::new(endpoint, shared.me().as_str())));
+                        company.unknown();
+                    }
+                    if rests(&shared, &company) {
+                        tokio::time::sleep(Duration::from_millis(pace::LOOK_MS)).await;
+                        continue;
                     }
                     if let Some((_, canary)) = canary.as_mut() {
-                        beat(&shared, canary, pause, epoch, &renewals).await;
+                        beat(&shared, canary, pause, epoch, &renewals, &mut company).await;
                     }
                 }
                 None => canary = None,
@@ -55,15 +68,31 @@ fn serving(shared: &Shared) -> Option<(i32, Epoch)> {
     (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, reign.epoch))
 }
 
+/// Whether the canary may rest now (see [`pace`]).
+fn rests(shared: &Shared, company: &Company) -> bool {
+    let Some(agreed) = shared.agreed() else { return false };
+    let settled =
+        agreed.election.is_none() && agreed.change.is_none() && agreed.reign().is_some_and(|r| r.open && r.complete);
+    let inner = shared.lock();
+    let writers = inner.sample.as_ref().and_then(|(sample, at)| {
+        let (next_xid, under_way) = (sample.next_xid?, sample.writers);
+        Some(Writers { at: *at, next_xid, under_way, archives_by_time: sample.archives_by_time })
+    });
+    let renewed = inner.local.right.renewed_sent_at;
+    pace::rests(company, writers.as_ref(), renewed, settled, &agreed.settings, clock::now())
+}
+
 async fn beat(
     shared: &Shared,
     canary: &mut Canary,
     wait: Duration,
     epoch: Epoch,
     renewals: &mpsc::UnboundedSender<Renewal>,
+    company: &mut Company,
 ) {
     match canary.beat(wait).await {
-        Ok(Beat::Acknowledged { began_ms, lsn, took }) => {
+        Ok(Beat::Acknowledged { began_ms, lsn, xid, took }) => {
+            company.committed(Time(began_ms), xid);
             let mut inner = shared.lock();
             inner.canary_ok_at = Some(Time(began_ms));
             inner.canary_waiting_since = None;
@@ -78,14 +107,26 @@ async fn beat(
             renewals.send(Renewal::Canary { epoch, began_at: Time(began_ms) }).ok();
         }
         Ok(Beat::Pending { began_ms }) => {
-            let waiting = clock::now().since(Time(began_ms));
+            company.unknown();
             let mut inner = shared.lock();
-            inner.canary_waiting_since = Some(Time(began_ms));
-            inner.local.canary_waiting_ms = waiting;
+            let seen = inner.sample.as_ref().filter(|(_, at)| clock::now().since(*at) <= FRESH_MS);
+            let lock = seen.and_then(|(sample, at)| sample.canary_lock.clone().map(|of| (of, *at)));
+            if let Some((_, at)) = &lock {
+                inner.canary_locked_at = Some(*at);
+            }
+            // A wait for a lock accuses neither a standby nor the disk: what hangs is counted from its end.
+            let since = Time(began_ms).max(inner.canary_locked_at.unwrap_or_default());
+            inner.canary_waiting_since = lock.is_none().then_some(since);
+            inner.local.canary_waiting_ms = if lock.is_some() { 0 } else { clock::now().since(since) };
             drop(inner);
+            let text = lock.map(|(of, _)| format!("the canary waits for a lock ({of}); that does not count as a hang"));
+            if text.is_some() {
+                shared.problem("canary", text);
+            }
             shared.work.notify_one();
         }
         Err(error) => {
+            company.unknown();
             let mut inner = shared.lock();
             inner.canary_waiting_since = None;
             inner.local.canary_waiting_ms = 0;

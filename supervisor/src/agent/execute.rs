@@ -128,8 +128,10 @@ fn settings(shared: &Shared) -> Settings {
 /// The setting by which a new connection shows that the newest file was read.
 const GENERATION: &str = "pgvigil.generation";
 
-fn spawn_options() -> SpawnOptions {
-    SpawnOptions::default()
+fn spawn_options(shared: &Shared) -> SpawnOptions {
+    let passed = shared.config.environment.iter();
+    let env = passed.filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect();
+    SpawnOptions { env, ..SpawnOptions::default() }
 }
 
 /// The value of `synchronous_standby_names` for a setting of `epoch`.

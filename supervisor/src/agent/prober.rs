@@ -4,7 +4,7 @@
 use super::shared::Shared;
 use crate::clock;
 use pgvigil_consensus::grid;
-use pgvigil_core::{local::LocalPostgres, report::Probe};
+use pgvigil_core::{local::LocalPostgres, pace, report::Probe};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -48,7 +48,10 @@ fn target(shared: &Shared) -> Option<(pgvigil_core::id::MemberId, String, u16)> 
     let quiet = {
         let inner = shared.lock();
         let LocalPostgres::Running(running) = &inner.local.postgres else { return None };
-        !running.streaming || clock::now().since(running.wal_moved_at) > 2 * agreed.settings.canary_ms + 50
+        let quiet_ms = clock::now().since(running.wal_moved_at);
+        // Where the canary rests, no WAL comes for hours: then it is worth a look only once the leader misses the agent.
+        let resting = quiet_ms > pace::ALONE_MS && inner.primary_late.is_some_and(|(late, _)| !late);
+        !running.streaming || (quiet_ms > 2 * agreed.settings.canary_ms + 50 && !resting)
     };
     if !quiet {
         return None;

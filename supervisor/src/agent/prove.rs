@@ -1,7 +1,8 @@
 //! The proof that a setting is held by every walsender and confirmed by k of S (protocol review, D3). Keeps S1.
 //!
-//! (a) a new connection shows the setting; (b) then a marker is written; (c) every walsender that existed at (a) has
-//! itself reported flush ≥ marker, or is gone; (d) k of S have flushed all that was flushed here when (c) was seen.
+//! (a) a new connection shows the setting; (b) then a marker is written; (c) every walsender that existed at (a) and may
+//! release commits has itself reported flush ≥ marker, or is gone; (d) k of S have flushed all that was flushed here when
+//! (c) was seen. Backups, clones and log receivers release nothing: nobody waits for them, nobody ends them.
 //!
 //! Not the marker alone, as the review has it: until (c) a walsender that has not reloaded may release a commit beyond
 //! the marker by its own old rule, and k of the new S need not have that commit (found by the model,
@@ -20,6 +21,7 @@ use pgvigil_postgres::{
     canary::marker,
     fault::{self, Bug},
     link::{fresh_value, parse},
+    walsender::behind,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,7 +52,7 @@ pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, versio
         // begun only after that reload (history A8). A commit already past the flag is older than the marker.
         link.checkpoint(Duration::from_secs(600)).await.context("the checkpointer has not taken up the setting")?;
     }
-    let before: BTreeSet<i32> = link.walsenders(STATEMENT).await?.into_iter().map(|(pid, _, _)| pid).collect();
+    let before: BTreeSet<i32> = link.proof_senders(STATEMENT).await?.into_iter().map(|sender| sender.pid).collect();
     let marker = marker(&endpoint, STATEMENT).await?;
     fault::reach("prove:marker", Some(&shared.layout.data_dir)).await;
     let (marker, flushed) = wait(shared, &link, epoch, setting, &before, marker).await?;
@@ -77,23 +79,22 @@ async fn wait(
 ) -> anyhow::Result<(Lsn, BTreeSet<MemberKey>)> {
     let began = tokio::time::Instant::now();
     let keys: BTreeMap<String, &MemberKey> = setting.cohort.iter().map(|key| (key.sync_name(epoch), key)).collect();
+    let open = shared.agreed().map(|agreed| agreed.rules.clone()).unwrap_or_default();
+    let older = open.iter().flat_map(|rule| rule.setting.cohort.iter().map(|key| key.sync_name(rule.epoch)));
+    let named: BTreeSet<String> = older.chain(keys.keys().cloned()).collect();
     let mut ended = false;
     let mut end: Option<Lsn> = None;
     loop {
-        let senders = link.walsenders(STATEMENT).await?;
-        let behind: Vec<i32> = senders
-            .iter()
-            .filter(|(pid, _, flush)| before.contains(pid) && flush.is_none_or(|flush| flush < marker))
-            .map(|(pid, _, _)| *pid)
-            .collect();
+        let senders = link.proof_senders(STATEMENT).await?;
+        let behind = behind(&senders, before, &named, marker);
         if behind.is_empty() && end.is_none() {
             // From here on nobody releases anything by an older rule; what was released so far lies before this.
             end = Some(flushed_here(link).await?);
         }
         let flushed: BTreeSet<MemberKey> = senders
             .iter()
-            .filter(|(_, _, flush)| flush.is_some_and(|flush| flush >= end.unwrap_or(marker)))
-            .filter_map(|(_, name, _)| keys.get(name).map(|key| (*key).clone()))
+            .filter(|sender| sender.flush.is_some_and(|flush| flush >= end.unwrap_or(marker)))
+            .filter_map(|sender| keys.get(&sender.name).map(|key| (*key).clone()))
             .collect();
         if let Some(end) = end
             && setting.satisfied_by(&flushed)

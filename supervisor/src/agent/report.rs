@@ -146,6 +146,7 @@ pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner) -> Vec<Sender
             flush_lsn,
             streaming: sender.state.as_deref() == Some("streaming"),
             counted: matches!(sender.sync_state.as_deref(), Some("quorum" | "sync")),
+            encrypted: sender.encrypted,
         })
     })
     .collect()

@@ -37,8 +37,10 @@ pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
         let mut link: Option<(i32, Link)> = None;
         let mut count = 0_u64;
+        let mut role = super::role::Keeper::default();
         loop {
             round(&shared, &mut link, count).await;
+            role.round(&shared);
             count += 1;
             let pause = Duration::from_millis(pause(&shared));
             tokio::select! {
@@ -232,9 +234,9 @@ fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
     }
     // What it is, the first sample tells; the fence on disk says what a restart of it would be.
     inner.local.fence_on_disk = shared.layout.standby_signal().exists();
-    // The door as it stands on disk: restarting pgvigil closes it to nobody.
-    let open = hba::render(hba::Door::Open, &shared.access, &shared.config.hba);
-    let door_open = std::fs::read_to_string(shared.layout.pg_hba()).is_ok_and(|text| text == open);
+    // The door as it stands on disk, whatever else has changed in that file since: restarting pgvigil closes it to nobody.
+    let text = std::fs::read_to_string(shared.layout.pg_hba()).unwrap_or_default();
+    let door_open = hba::door_of(&text) == Some(hba::Door::Open);
     if inner.local.marker.is_some() && inner.local.in_force.is_none() {
         let epoch = inner.local.promise.reigned;
         inner.local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });

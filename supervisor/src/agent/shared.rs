@@ -1,7 +1,9 @@
 //! What the agent's tasks share: the member's fixed facts, what is known at this moment, and how to wake each other.
 
 use super::{
+    access::Names,
     marker::{self, MarkerError},
+    peers::Peers,
     promise::{PromiseError, PromiseFile, Promises},
     right::Renewal,
     unproven::UnprovenFile,
@@ -26,7 +28,7 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::{
     Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, hba::Access,
-    lock::LockError, version::BinariesError,
+    lock::LockError, role::Secret, version::BinariesError,
 };
 use std::{
     path::PathBuf,
@@ -93,10 +95,12 @@ pub struct Shared {
     pub binaries: Binaries,
     /// Where everything lies.
     pub layout: Layout,
-    /// Who may connect while the door is closed.
-    pub access: Access,
+    /// Who may connect while the door is closed, without the members' addresses (see [`Self::access`]).
+    pub(super) access: Access,
+    /// Held while `pg_hba.conf` is written.
+    pub(super) door: Mutex<()>,
     /// The replication role's password.
-    pub password: String,
+    pub secret: Secret,
     /// The guard's socket.
     pub guard_socket: PathBuf,
     /// Where acts are written down, if anywhere.
@@ -140,6 +144,8 @@ pub struct Inner {
     pub canary_ok_at: Option<Time>,
     /// The canary under way began then.
     pub canary_waiting_since: Option<Time>,
+    /// When it was last seen to wait for a lock.
+    pub canary_locked_at: Option<Time>,
     /// How long the newest successful canary took, in microseconds.
     pub canary_took_us: u64,
     /// The newest complete proof.
@@ -185,6 +191,14 @@ pub struct Inner {
     pub rule_written: Option<String>,
     /// When the leader heard last had seen the rule of that reign in force.
     pub shown_to_leader: Option<(Epoch, Time)>,
+    /// Whether the leader misses heartbeats of the primary's agent, and when it said so.
+    pub primary_late: Option<(bool, Time)>,
+    /// What members' host names mean.
+    pub names: Names,
+    /// Servers that were asked whether they would let this member in.
+    pub peers: Peers,
+    /// Where this standby was pointed at last, and whether that connection must bind its channel.
+    pub pointed_at: Option<((String, u16), bool)>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
     pub proven_link: Option<Link>,
 }
@@ -226,7 +240,7 @@ impl Shared {
             superuser,
             os_user,
             replication_role: REPLICATION_ROLE.to_owned(),
-            replication_addresses: vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()],
+            replication_addresses: Vec::new(),
         };
         let local = Local {
             me: member.name.clone(),
@@ -256,6 +270,7 @@ impl Shared {
             records: Vec::new(),
             canary_ok_at: None,
             canary_waiting_since: None,
+            canary_locked_at: None,
             canary_took_us: 0,
             proof: None,
             probe: None,
@@ -278,12 +293,16 @@ impl Shared {
             unproven: UnprovenFile::new(&agent_dir).read(),
             rule_written: UnprovenFile::new(&agent_dir).rule(),
             shown_to_leader: None,
+            primary_late: None,
+            names: Names::new(),
+            peers: Peers::new(),
+            pointed_at: None,
             proven_link: None,
         };
         Ok(Self {
             cluster: config.cluster.clone(),
             spec: member.spec(config.node.id),
-            password: member.replication_password()?,
+            secret: Secret::new(member.replication_password()?),
             config: member.clone(),
             node: config.node.id,
             voters: config.node.voters.iter().map(|(id, address)| (*id, address.clone())).collect(),
@@ -292,6 +311,7 @@ impl Shared {
             guard_socket: agent_dir.join("guard.sock"),
             layout,
             access,
+            door: Mutex::new(()),
             journal,
             promises,
             unproven_file: UnprovenFile::new(&agent_dir),

@@ -182,6 +182,9 @@ fn take(
     let answer: Answer = serde_json::from_slice(&frame.body)
         .map_err(|error| Status::invalid_argument(format!("undecodable answer: {error}")))?;
     shared.problem("refused", answer.refused);
+    if let Some(late) = answer.primary_late {
+        shared.lock().primary_late = Some((late, clock::now()));
+    }
     if let Some(state) = answer.state {
         shared.learn(*state);
     }

@@ -56,7 +56,8 @@ both_ways!(IncidentDocument, Incident {
 } lists { phases });
 both_ways!(MemberDocument, MemberStatus {
     name, priority, host, node, incarnation, state, timeline, flush_lsn, flush_lag_bytes, replay_lag_bytes, in_rule,
-    may_take_over, may_not_because, silent_ms, reinit_requested, restart_request, restarted, leaving, problems, activity
+    may_take_over, may_not_because, silent_ms, reinit_requested, restart_request, restarted, leaving, problems, activity,
+    encrypted
 } words { tier: Tier, role: Role } casts { port: u16, u32 });
 
 impl From<StatusDocument> for v1::Status {

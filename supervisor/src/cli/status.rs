@@ -128,13 +128,16 @@ pub(crate) fn members_table(members: &[MemberDocument]) -> String {
                 state,
                 if member.timeline == 0 { "-".to_owned() } else { member.timeline.to_string() },
                 lag,
+                member.encrypted.map_or("-", |encrypted| if encrypted { "yes" } else { "no" }).to_owned(),
                 if member.in_rule { "yes" } else { "-" }.to_owned(),
                 format!("{}:{}", member.host, member.port),
                 take_over,
             ]
         })
         .collect();
-    table(&["MEMBER", "TIER", "ROLE", "STATE", "TL", "LAG flush/replay", "RULE", "ADDRESS", "TAKE OVER"], &rows)
+    let heads =
+        ["MEMBER", "TIER", "ROLE", "STATE", "TL", "LAG flush/replay", "ENCRYPTED", "RULE", "ADDRESS", "TAKE OVER"];
+    table(&heads, &rows)
 }
 
 /// An incident in one line.

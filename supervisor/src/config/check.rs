@@ -7,7 +7,7 @@ use crate::api::settings_catalogue::countable;
 use pgvigil_core::id::{ClusterId, MemberId, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -178,6 +178,26 @@ fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
     absolute(&["member", "replication_password_file"], &raw.replication_password_file)?;
     let superuser_fits = raw.superuser.as_ref().is_none_or(|user| !user.is_empty() && !user.contains(['\n', '\0']));
     ensure(superuser_fits, &["member", "superuser"], || "it must not be empty".into())?;
+    for address in &raw.replication_from {
+        let (host, bits) = address.split_once('/').unwrap_or((address, "0"));
+        let fits = is_host(host) && bits.parse::<u8>().is_ok_and(|bits| bits <= 128);
+        ensure(
+            fits && (address.contains('/') || host.parse::<IpAddr>().is_err()),
+            &["member", "replication_from"],
+            || {
+                format!(
+                    "{address:?} is no ADDRESS/BITS (such as \"10.0.0.0/24\") and no host name as pg_hba.conf reads one"
+                )
+            },
+        )?;
+    }
+    for name in &raw.environment {
+        ensure(pgvigil_postgres::libpq::may_pass(name), &["member", "environment"], || {
+            format!(
+                "{name:?} is not passed on: it is no name of a variable, or connections that PostgreSQL opens depend on it"
+            )
+        })?;
+    }
     for line in &raw.hba {
         hba(line)?;
     }
@@ -194,6 +214,8 @@ fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
         bin_dir: raw.bin_dir,
         replication_password_file: raw.replication_password_file,
         superuser: raw.superuser,
+        replication_from: raw.replication_from,
+        environment: raw.environment,
         hba: raw.hba,
         parameters,
     })

@@ -121,6 +121,15 @@ impl Inbox {
         Some((epoch, at.since(shown)))
     }
 
+    /// Whether the reigning primary's agent has missed a heartbeat. Evidence of nothing: standbys then look at its port.
+    #[must_use]
+    pub fn primary_late(&self, agreed: &ClusterState) -> bool {
+        let limit = agreed.settings.heartbeat_ms * 3 / 2;
+        let inner = self.lock();
+        let (Some(seen), Some(reign)) = (inner.seen.get(&agreed.id), agreed.reign()) else { return false };
+        seen.silence(&reign.primary.member, clock::now()) > limit
+    }
+
     /// Runs `look` on what was seen of `cluster`, made current with `agreed`.
     pub fn with<T>(&self, agreed: &ClusterState, look: impl FnOnce(&mut Observations) -> T) -> Option<T> {
         let mut inner = self.lock();

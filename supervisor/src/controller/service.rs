@@ -211,7 +211,8 @@ async fn answer(
         // anew.
         let applied = if quiet { Arc::clone(&states.borrow()) } else { newest(&mut states) };
         let agreed = applied.state.clusters.get(&report.cluster).filter(|agreed| !quiet || agreed.revision <= told);
-        let mut frame = Answer { refused: refused.clone(), ..Answer::default() };
+        let primary_late = agreed.map(|agreed| service.inbox.primary_late(agreed));
+        let mut frame = Answer { refused: refused.clone(), primary_late, ..Answer::default() };
         if let Some(agreed) = agreed {
             if refused.is_none() && service.inbox.renew(agreed, &report, at) {
                 frame.renewed = Some(report.seq);

@@ -64,6 +64,8 @@ pub(super) fn member_document(
                 let flushed = flushed(member, standby, primary);
                 document.flush_lag_bytes = Some(primary.flush_lsn.bytes_since(flushed));
                 document.replay_lag_bytes = Some(primary.flush_lsn.bytes_since(standby.replay_lsn));
+                let sender = primary.standbys.iter().find(|sender| sender.key == member.key());
+                document.encrypted = sender.and_then(|sender| sender.encrypted);
             }
         }
         _ => {}

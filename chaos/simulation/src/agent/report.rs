@@ -152,6 +152,7 @@ fn senders(c: &Ctx, agreed: &ClusterState, epoch: Epoch, inner: &Inner) -> Vec<S
             flush_lsn,
             streaming: true,
             counted: sender.counted,
+            encrypted: None,
         })
     })
     .collect()

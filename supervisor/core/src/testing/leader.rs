@@ -52,6 +52,7 @@ impl World {
                 flushed_record: None,
                 streaming: true,
                 counted: true,
+                encrypted: None,
             })
             .collect();
         let primary = PrimaryReport {

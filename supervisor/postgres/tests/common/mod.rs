@@ -9,6 +9,7 @@ use pgvigil_postgres::{
     hba::{Access, Door},
     kill::kill_all,
     process::SpawnOptions,
+    role::{Look, Secret},
     seal,
     settings::write_pass_file,
 };
@@ -140,12 +141,22 @@ impl Node {
 
     pub async fn primary_with(root: &Path, name: &str, initdb: &[String]) -> Self {
         let mut node = Self::new(root, name);
-        node.instance.initdb_with(initdb, LIMIT, &mut |_| {}).await.unwrap();
-        node.config.settings.rule = SyncRule::Local;
-        node.write_config();
-        node.start(StartAs::Primary).await;
-        node.link().await.ensure_replication_role(ROLE, PASSWORD, LIMIT).await.unwrap();
+        node.found_with(initdb).await;
         node
+    }
+
+    /// Makes this member a primary with a new cluster and the replication role.
+    pub async fn found(&mut self) {
+        self.found_with(&[]).await;
+    }
+
+    async fn found_with(&mut self, initdb: &[String]) {
+        self.instance.initdb_with(initdb, LIMIT, &mut |_| {}).await.unwrap();
+        self.config.settings.rule = SyncRule::Local;
+        self.write_config();
+        self.start(StartAs::Primary).await;
+        let secret = Secret::new(PASSWORD.to_owned());
+        self.link().await.mend_replication_role(ROLE, &secret, Look::Close, LIMIT).await.unwrap();
     }
 
     /// A streaming standby of `primary`.
@@ -190,7 +201,7 @@ impl Node {
             port: self.instance.endpoint.port,
             user: ROLE.into(),
             password: PASSWORD.into(),
-            sslmode: "prefer".into(),
+            scram_plus: false,
         }
     }
 
@@ -229,6 +240,11 @@ impl Node {
 
     pub async fn link(&self) -> Link {
         Link::connect(&self.instance.endpoint, "test", "-c search_path=public", LIMIT).await.unwrap()
+    }
+
+    /// A session whose commits wait for no standby.
+    pub async fn local_link(&self) -> Link {
+        Link::connect(&self.instance.endpoint, "test", "-c synchronous_commit=local", LIMIT).await.unwrap()
     }
 
     pub async fn sql(&self, sql: &str) -> String {

@@ -6,12 +6,7 @@ use crate::{
     clock,
 };
 use pgvigil_core::local::LocalPostgres;
-use pgvigil_postgres::{
-    fault,
-    hba::{self, Door},
-    instance::Instance,
-    seal::seal_on_disk,
-};
+use pgvigil_postgres::{fault, hba::Door, instance::Instance, seal::seal_on_disk};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -99,7 +94,7 @@ async fn drain(shared: &Shared, instance: &Instance) -> anyhow::Result<()> {
         rule.iter().flat_map(|r| r.setting.cohort.iter().map(|key| key.sync_name(r.epoch))).collect();
     let link = instance.connect("drain", STATEMENT).await?;
     // Sessions that are there are ended now, others do not get in any more.
-    hba::write(&shared.layout, Door::Closed, &shared.access, &shared.config.hba)?;
+    shared.write_door(Door::Closed)?;
     instance.reload(&postmaster)?;
     for look in 0_u32.. {
         // Again from time to time: one may have come in before the door was seen to be closed.

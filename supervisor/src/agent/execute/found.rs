@@ -12,6 +12,7 @@ use pgvigil_postgres::{
     Link,
     hba::{self, Door},
     instance::write_fence,
+    role::Look,
     settings::ensure_include,
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -33,7 +34,7 @@ pub async fn initdb(shared: &Arc<Shared>, epoch: Epoch, incarnation: Incarnation
     let instance = instance(shared);
     let mut print = |line: &str| tracing::debug!("initdb: {line}");
     instance.initdb(INITDB, &mut print).await?;
-    hba::write(&shared.layout, Door::Closed, &shared.access, &shared.config.hba)?;
+    shared.write_door(Door::Closed)?;
     settings(shared).write(shared.binaries.version(), &shared.layout)?;
     ensure_include(&shared.layout)?;
     // Marked last: an unmarked directory is one that this act did not finish.
@@ -64,7 +65,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     let hints = link.setting("wal_log_hints", STATEMENT).await?;
     let text = "neither data checksums nor wal_log_hints are on: this server cannot be rewound, only cloned anew";
     shared.problem("rewind", (checksums == "off" && hints == "off").then(|| text.to_owned()));
-    link.ensure_replication_role(&shared.access.replication_role, &shared.password, STATEMENT).await?;
+    link.mend_replication_role(&shared.access.replication_role, &shared.secret, Look::Close, STATEMENT).await?;
     let at = super::serve::insert_position(&link).await?;
     set_aside(shared)?;
     ensure_include(&shared.layout)?;

@@ -2,7 +2,7 @@
 //! agreed before (history A9); the mark is written last, so that a half-made directory counts as nobody's.
 
 use super::{found, instance, obey, settings};
-use crate::agent::shared::Shared;
+use crate::agent::{peers, shared::Shared};
 use anyhow::Context;
 use pgvigil_core::{
     id::{Epoch, Incarnation},
@@ -30,21 +30,22 @@ const COPY: Duration = Duration::from_secs(48 * 3600);
 /// How long one run of pg_rewind, or of crash recovery before it, may take.
 const REWIND: Duration = Duration::from_secs(3600);
 
-fn source(shared: &Shared, upstream: &Upstream) -> Source {
-    Source {
+async fn source(shared: &Shared, upstream: &Upstream) -> anyhow::Result<Source> {
+    let scram_plus = peers::trusted(shared, upstream).await?;
+    Ok(Source {
         host: upstream.host.clone(),
         port: upstream.port,
         user: shared.access.replication_role.clone(),
-        password: shared.password.clone(),
-        sslmode: "prefer".to_owned(),
-    }
+        password: shared.secret.password().to_owned(),
+        scram_plus,
+    })
 }
 
 fn config(shared: &Shared) -> MemberConfig {
     MemberConfig {
         settings: settings(shared),
         door: Door::Closed,
-        access: shared.access.clone(),
+        access: shared.access(),
         user_hba: shared.config.hba.clone(),
     }
 }
@@ -77,7 +78,7 @@ pub async fn rewind(
     shared.lock().activity = Some(format!("rewinding to {fork}"));
     shared.lock().stopping = true;
     let plan = RewindPlan {
-        source: source(shared, upstream),
+        source: source(shared, upstream).await?,
         fork,
         label: format!("i{incarnation}"),
         config: config(shared),
@@ -122,7 +123,7 @@ pub async fn clone(
     let old = if old_rules { OldData::Keep(format!("i{incarnation}")) } else { OldData::Remove };
     shared.lock().activity = Some(format!("cloning from {}", upstream.key));
     let plan = ClonePlan {
-        source: source(shared, upstream),
+        source: source(shared, upstream).await?,
         slot: None,
         max_rate: None,
         tablespaces: Vec::new(),

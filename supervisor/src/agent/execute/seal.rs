@@ -1,7 +1,10 @@
 //! Seal for an election, read the end of the WAL, and fetch what an election orders.
 
 use super::{STATEMENT, instance, not_over, obey, settings};
-use crate::{agent::shared::Shared, clock};
+use crate::{
+    agent::{peers, shared::Shared},
+    clock,
+};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     cluster::ClusterState,
@@ -133,8 +136,9 @@ pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> 
     let role = &shared.access.replication_role;
     let mut ours = settings(shared);
     let name = format!("pgvigil_catchup_{}", shared.me());
-    let to = pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name);
-    write_pass_file(&shared.layout, Some((&to, &shared.password)))?;
+    let mut to = pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name);
+    to.scram_plus = peers::trusted(shared, source).await?;
+    write_pass_file(&shared.layout, Some((&to, shared.secret.password())))?;
     ours.upstream = Some(to);
     ours.replace(shared.binaries.version(), &shared.layout)?;
     instance.reload(&postmaster)?;

@@ -13,10 +13,11 @@ use pgvigil_core::{
 use pgvigil_postgres::{
     Link,
     fault::{self, Bug},
-    hba::{self, Door},
+    hba::Door,
     history_files,
     instance::{InstanceError, StartAs, write_fence},
     link::parse,
+    role::Look,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +45,7 @@ fn write(
     ours.user.push((GENERATION.to_owned(), generation.clone()));
     ours.replace(shared.binaries.version(), &shared.layout)?;
     let door = if door_open || fault::planted(Bug::DoorOpenAtStart) { Door::Open } else { Door::Closed };
-    hba::write(&shared.layout, door, &shared.access, &shared.config.hba)?;
+    shared.write_door(door)?;
     Ok((generation, names))
 }
 
@@ -126,7 +127,7 @@ pub async fn start_primary(
     let (_, names) = write(shared, epoch, setting, version, false)?;
     let limit = shared.agreed().map_or(60_000, |agreed| agreed.settings.restart_timeout_ms);
     let instance = instance(shared);
-    let started = instance.start(StartAs::Primary, &spawn_options(), Duration::from_millis(limit)).await;
+    let started = instance.start(StartAs::Primary, &spawn_options(shared), Duration::from_millis(limit)).await;
     let (postmaster, _) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -137,7 +138,7 @@ pub async fn start_primary(
     sampler::watch(shared, postmaster);
     // The rule holds already and no standby streams yet: what the agent itself writes here must not wait.
     let link = Link::connect(&instance.endpoint, "start", "-c synchronous_commit=local", STATEMENT).await?;
-    link.ensure_replication_role(&shared.access.replication_role, &shared.password, STATEMENT).await?;
+    link.mend_replication_role(&shared.access.replication_role, &shared.secret, Look::Close, STATEMENT).await?;
     let at = insert_position(&link).await?;
     shared.promise(epoch, |promise| promise.promotion = Some(Promotion { fork: at, end: at }))?;
     let mut inner = shared.lock();

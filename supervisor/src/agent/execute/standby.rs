@@ -1,7 +1,7 @@
 //! To be a standby: start, follow, restart.
 
 use super::{STATEMENT, instance, obey, settings, spawn_options};
-use crate::agent::{sampler, shared::Shared};
+use crate::agent::{peers, sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, MemberKey},
@@ -10,7 +10,7 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::{
     Settings, StopMode, fault,
-    hba::{self, Door},
+    hba::Door,
     history_files,
     instance::StartAs,
     seal::seal_on_disk,
@@ -50,15 +50,15 @@ async fn launch(
     seal_on_disk(&shared.layout, &ours, shared.binaries.version())?;
     ensure_include(&shared.layout)?;
     let door = if following.is_some() { Door::Open } else { Door::Closed };
-    hba::write(&shared.layout, door, &shared.access, &shared.config.hba)?;
+    shared.write_door(door)?;
     if following.is_some() {
         forget_dead_branches(shared).await?;
     }
     if let Some((upstream, key)) = following {
-        point_at(shared, &mut ours, epoch, upstream, key)?;
+        point_at(shared, &mut ours, epoch, upstream, key).await?;
     }
     shared.lock().activity = Some("starting as standby".to_owned());
-    let (postmaster, _) = instance(shared).start(StartAs::Standby, &spawn_options(), START).await?;
+    let (postmaster, _) = instance(shared).start(StartAs::Standby, &spawn_options(shared), START).await?;
     sampler::watch(shared, postmaster);
     let mut inner = shared.lock();
     inner.pinned = timeline != RecoveryTimeline::Latest;
@@ -86,7 +86,7 @@ async fn forget_dead_branches(shared: &Arc<Shared>) -> anyhow::Result<()> {
 }
 
 /// Writes upstream and password. From here on WAL may come in: what was read and sealed is no longer the end.
-fn point_at(
+async fn point_at(
     shared: &Shared,
     ours: &mut Settings,
     epoch: Epoch,
@@ -94,14 +94,16 @@ fn point_at(
     key: &MemberKey,
 ) -> anyhow::Result<()> {
     let role = &shared.access.replication_role;
-    let to = pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch));
+    let mut to = pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch));
+    to.scram_plus = peers::trusted(shared, upstream).await?;
     {
         let mut inner = shared.lock();
+        inner.pointed_at = Some(((upstream.host.clone(), upstream.port), to.scram_plus));
         inner.local.wal_end = None;
         inner.local.sealed = None;
         inner.flush_seen = None;
     }
-    write_pass_file(&shared.layout, Some((&to, &shared.password)))?;
+    write_pass_file(&shared.layout, Some((&to, shared.secret.password())))?;
     ours.upstream = Some(to);
     ours.replace(shared.binaries.version(), &shared.layout)?;
     Ok(())
@@ -138,8 +140,8 @@ pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key
     if let Some((_, owner)) = wal_end {
         history_files::clear_reservations(&shared.layout.pg_wal(), owner)?;
     }
-    hba::write(&shared.layout, Door::Open, &shared.access, &shared.config.hba)?;
-    point_at(shared, &mut settings(shared), epoch, upstream, key)?;
+    shared.write_door(Door::Open)?;
+    point_at(shared, &mut settings(shared), epoch, upstream, key).await?;
     fault::reach("follow:pointed", Some(&shared.layout.data_dir)).await;
     instance(shared).reload(&postmaster)?;
     if shared.lock().sample.as_ref().is_some_and(|(sample, _)| sample.replay_paused) {
