@@ -9,7 +9,9 @@
 //! Heartbeats never wait for acts: each of these is a task of its own, and they meet only in [`shared::Shared`].
 
 mod access;
+pub mod ailing;
 mod canary;
+mod door;
 mod execute;
 mod marker;
 mod peers;

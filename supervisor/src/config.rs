@@ -100,6 +100,22 @@ pub struct MemberConfig {
     pub hba: Vec<String>,
     /// More parameters of postgresql.conf, none of which pgvigil manages.
     pub parameters: BTreeMap<String, String>,
+    /// The watchdog device that resets this host when the guard itself fails.
+    pub watchdog: Fixture,
+    /// The cgroup in which PostgreSQL runs, and nothing else.
+    pub cgroup: Fixture,
+}
+
+/// Something of the machine that is used where it is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Fixture {
+    /// The usual one, where this user may use it.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+    /// This one.
+    At(PathBuf),
 }
 
 impl MemberConfig {
@@ -258,6 +274,8 @@ struct RawMember {
     hba: Vec<String>,
     #[serde(default)]
     parameters: BTreeMap<String, Parameter>,
+    watchdog: Option<String>,
+    cgroup: Option<String>,
 }
 
 const fn default_priority() -> u32 {

@@ -5,12 +5,11 @@ use pgvigil_postgres::{
     Layout,
     guard::{GuardConfig, GuardError, run_guard},
 };
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// How long before the deadline the killing begins. The agent itself has stopped PostgreSQL long before; this is for an
 /// agent that is dead or stuck, and killing takes milliseconds.
 const KILL_MARGIN_MS: u64 = 100;
-const WATCHDOG: &str = "/dev/watchdog";
 
 /// Where things are.
 #[derive(Args, Clone, Debug)]
@@ -24,18 +23,21 @@ pub struct GuardArgs {
     /// Where to listen for the agent.
     #[arg(long)]
     pub socket: PathBuf,
-    /// Also arm /dev/watchdog, so that the machine is reset if the guard itself fails.
+    /// A watchdog device to arm, so that the machine is reset if the guard itself fails.
     #[arg(long)]
-    pub watchdog: bool,
+    pub watchdog: Option<PathBuf>,
+    /// A cgroup that holds nothing but PostgreSQL.
+    #[arg(long)]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// Runs until told to quit. Needs no async runtime.
 pub fn main(args: GuardArgs) -> Result<(), GuardError> {
     run_guard(GuardConfig {
         layout: Layout::new(args.data_dir, args.agent_dir),
-        cgroup: None,
+        cgroup: args.cgroup,
         socket: args.socket,
         kill_margin_ms: KILL_MARGIN_MS,
-        watchdog: (args.watchdog && Path::new(WATCHDOG).exists()).then(|| PathBuf::from(WATCHDOG)),
+        watchdog: args.watchdog,
     })
 }

@@ -3,7 +3,7 @@
 //! Ending the process never ends PostgreSQL: the next start adopts it. Only a failed store does, after the fence.
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, ailing, shared::StartError},
     api::{self, Backend, BackendError, ClusterSnapshot, LocalMember, RaftPeer, RaftStatus},
     clock,
     config::Config,
@@ -19,7 +19,12 @@ use anyhow::{Context, bail};
 use pgvigil_consensus::{Bootstrap, Consensus, Node, Options, ProposeError};
 use pgvigil_core::{Outcome, Proposal, decide::Finding, id::NodeId};
 use pgvigil_proto::v1::agents_server::AgentsServer;
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpSocket},
     signal::unix::SignalKind,
@@ -84,8 +89,9 @@ async fn serve(
             .with_context(|| format!("cannot open the journal {} (node.journal)", path.display()))?,
         None => Journal::default(),
     };
-    let agent = Agent::start(config, voter, journal.clone()).context("the agent cannot start")?;
-    let backend = Arc::new(Running::new(config, consensus.clone(), Arc::clone(&inbox), agent.clone()));
+    let agent = Arc::new(OnceLock::new());
+    start_agent(config, voter, &journal, &agent)?;
+    let backend = Arc::new(Running::new(config, consensus.clone(), Arc::clone(&inbox), Arc::clone(&agent)));
     let routes = api::services(&backend)?.add_service(consensus.service()).add_service(
         AgentsServer::new(AgentsService::new(consensus.clone(), Arc::clone(&inbox)))
             .max_decoding_message_size(64 << 20),
@@ -120,7 +126,7 @@ async fn serve(
         ended = server => bail!("the gRPC server ended: {ended:?}"),
         why = consensus.fatal() => {
             tracing::error!("Raft has failed: {why}");
-            if let Some(agent) = &agent {
+            if let Some(agent) = agent.get() {
                 agent.fence_for_exit(&format!("this node's Raft store has failed: {why}")).await;
             }
             bail!("Raft has failed ({why}); PostgreSQL was stopped first");
@@ -128,6 +134,52 @@ async fn serve(
     }
     tracing::info!("stopping; PostgreSQL runs on and is adopted at the next start");
     hand_over(&consensus, node.id).await;
+    Ok(())
+}
+
+/// Starts the agent. One that cannot start because of what lies in a directory must not take a voter with it: it is tried
+/// again until the cause is gone, and the leader hears of it. A mistake in the configuration ends the process.
+fn start_agent(
+    config: &Config,
+    voter: Option<Consensus>,
+    journal: &Journal,
+    agent: &Arc<OnceLock<Agent>>,
+) -> anyhow::Result<()> {
+    let why = match Agent::start(config, voter.clone(), journal.clone()) {
+        Ok(started) => {
+            if let Some(started) = started {
+                agent.set(started).ok();
+            }
+            return Ok(());
+        }
+        Err(error @ (StartError::Config(_) | StartError::User(_) | StartError::Lock(_))) => {
+            return Err(error).context("the agent cannot start");
+        }
+        Err(error) => error.to_string(),
+    };
+    tracing::error!("the agent cannot start, and is tried again; this node votes on: {why}");
+    let (config, journal, agent) = (config.clone(), journal.clone(), Arc::clone(agent));
+    tokio::spawn(async move {
+        let mut why = why;
+        loop {
+            ailing::tell(&config, &why).await;
+            tokio::time::sleep(ailing::RETRY).await;
+            match Agent::start(&config, voter.clone(), journal.clone()) {
+                Ok(started) => {
+                    tracing::info!("the agent has started");
+                    if let Some(started) = started {
+                        agent.set(started).ok();
+                    }
+                    return;
+                }
+                Err(error) if error.to_string() != why => {
+                    why = error.to_string();
+                    tracing::error!("the agent still cannot start: {why}");
+                }
+                Err(_) => {}
+            }
+        }
+    });
     Ok(())
 }
 
@@ -183,12 +235,12 @@ struct Running {
     config: Config,
     consensus: Consensus,
     inbox: Arc<Inbox>,
-    agent: Option<Agent>,
+    agent: Arc<OnceLock<Agent>>,
     changed: watch::Receiver<u64>,
 }
 
 impl Running {
-    fn new(config: &Config, consensus: Consensus, inbox: Arc<Inbox>, agent: Option<Agent>) -> Self {
+    fn new(config: &Config, consensus: Consensus, inbox: Arc<Inbox>, agent: Arc<OnceLock<Agent>>) -> Self {
         let (sender, changed) = watch::channel(0_u64);
         let (mut states, mut leadership, mut seen) = (consensus.states(), consensus.leadership(), inbox.subscribe());
         tokio::spawn(async move {
@@ -252,7 +304,7 @@ impl Backend for Running {
     }
 
     fn local(&self) -> Option<LocalMember> {
-        let report = self.agent.as_ref()?.report()?;
+        let report = self.agent.get()?.report()?;
         Some(LocalMember { cluster: report.cluster.clone(), member: report.spec.member.clone(), report, age_ms: 0 })
     }
 

@@ -158,7 +158,12 @@ fn seal(model: &Durability, world: &World, agreed: &ClusterState, member: Member
         }
         SealKind::Standing
     };
-    Some(SealReport { seal: Seal { epoch: election.epoch, key, position, kind }, quiet_ms: 0, can_stream: true })
+    Some(SealReport {
+        seal: Seal { epoch: election.epoch, key, position, kind },
+        quiet_ms: 0,
+        can_stream: true,
+        incomplete: false,
+    })
 }
 
 fn fenced(agreed: &ClusterState, server: &Server) -> Option<Epoch> {

@@ -13,6 +13,7 @@ pub mod apply;
 pub mod cluster;
 pub mod command;
 pub mod decide;
+pub mod guard;
 pub mod id;
 pub mod incident;
 pub mod invariant;

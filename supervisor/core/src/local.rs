@@ -95,6 +95,27 @@ pub enum LocalPostgres {
     Running(Running),
 }
 
+/// What is known of a data directory that is not as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Directory {
+    /// It was being made anew and that was cut off: no file in it can be trusted, its mark included. Why.
+    pub half_made: Option<String>,
+    /// WAL without which PostgreSQL cannot start is not there. Why; it is read again whenever it is to be sealed.
+    pub lacks_wal: Option<String>,
+    /// It is a copy that was never recovered yet, and is consistent only from this position (on that timeline) on, which
+    /// its own WAL does not reach. Told together with `wal_end`.
+    pub needs: Option<(Position, TimelineId)>,
+}
+
+impl Directory {
+    /// Why it can only be made anew, if so.
+    #[must_use]
+    pub fn ruined(&self) -> Option<&str> {
+        self.half_made.as_deref().or(self.lacks_wal.as_deref())
+    }
+}
+
 /// The agent's seal as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedAt {
@@ -118,6 +139,9 @@ pub struct Local {
     /// The end of its WAL, read from disk while nothing was receiving or writing: its position and the timeline that
     /// owns the last byte. `None` until read, and again as soon as WAL may have been added.
     pub wal_end: Option<(Position, TimelineId)>,
+    /// What is not as it should be with the data directory.
+    #[serde(default)]
+    pub directory: Directory,
     /// Its seal.
     pub sealed: Option<SealedAt>,
     /// `standby.signal` is in place, fsynced, and no primary was seen to run since: whatever starts here is a standby.

@@ -7,7 +7,7 @@ mod primary;
 mod seal;
 mod standby;
 
-pub use standby::history_of;
+pub use standby::{history_of, made_anew};
 
 use crate::{
     cluster::ClusterState,

@@ -19,7 +19,7 @@ pub struct Report {
     pub cluster: ClusterId,
     /// Who, and what its configuration says.
     pub spec: MemberSpec,
-    /// Numbered by the sender since its start; a renewal answers to one of them.
+    /// Numbered by the sender since its start, from 1; a renewal answers to one of them.
     pub seq: u64,
     /// The incarnation marked in the data directory; `None` without one of ours.
     pub incarnation: Option<Incarnation>,
@@ -63,6 +63,12 @@ pub struct Report {
     pub shown_to_leader: Option<(Epoch, u64)>,
 }
 
+impl Report {
+    /// The number of a report that is no heartbeat: the agent of that member does not run, and `postgres` is
+    /// [`PostgresReport::Unusable`] with the reason.
+    pub const NO_HEARTBEAT: u64 = 0;
+}
+
 /// WAL of a dead branch that was kept aside before a data directory was made anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiscardedWal {
@@ -88,6 +94,10 @@ pub struct SealReport {
     pub quiet_ms: u64,
     /// The position read before is still what the disk holds, and it can stream to others.
     pub can_stream: bool,
+    /// It is a copy that is not consistent before it has received more: it may join a rule, but be neither promoted nor a
+    /// source.
+    #[serde(default)]
+    pub incomplete: bool,
 }
 
 /// An active probe of the primary's PostgreSQL port: does its postmaster still answer?

@@ -138,7 +138,7 @@ impl Agreed {
     }
 
     fn sealed(&self, name: &str, lsn: u64) -> Report {
-        let seal = SealReport { seal: self.seal(name, lsn), quiet_ms: 0, can_stream: true };
+        let seal = SealReport { seal: self.seal(name, lsn), quiet_ms: 0, can_stream: true, incomplete: false };
         Report { seal: Some(seal), ..self.report(name, PostgresReport::Stopped { crashed: true }) }
     }
 
@@ -415,6 +415,7 @@ fn local(agreed: &Agreed, name: &str, in_recovery: bool) -> Local {
             wal_moved_at: Time(0),
         }),
         wal_end: None,
+        directory: pgvigil_core::local::Directory::default(),
         sealed: None,
         fence_on_disk: true,
         in_force: None,

@@ -75,6 +75,7 @@ fn empty() -> Local {
         promise: Promise::default(),
         postgres: LocalPostgres::NoData,
         wal_end: None,
+        directory: pgvigil_core::local::Directory::default(),
         sealed: None,
         fence_on_disk: false,
         in_force: None,

@@ -51,6 +51,9 @@ pub struct ControlFile {
     pub min_recovery_point: Lsn,
     /// The timeline of that point; zero for a primary.
     pub min_recovery_timeline: TimelineId,
+    /// The directory is a copy whose first recovery has begun and is not complete: from where it was copied on, or up to
+    /// where a copy of a standby (or what pg_rewind made) must be replayed. PostgreSQL forgets both when it is consistent.
+    pub copy_unrecovered: bool,
     /// Bytes per WAL segment.
     pub wal_segment_size: u64,
     /// Bytes per WAL page.
@@ -159,6 +162,8 @@ impl ControlFile {
             prev_timeline: TimelineId(lines.get("Latest checkpoint's PrevTimeLineID")?),
             min_recovery_point: lines.get("Minimum recovery ending location")?,
             min_recovery_timeline: TimelineId(lines.get("Min recovery ending loc's timeline")?),
+            copy_unrecovered: lines.get::<Lsn>("Backup start location")? != Lsn::ZERO
+                || lines.get::<Lsn>("Backup end location")? != Lsn::ZERO,
             wal_segment_size: lines.get("Bytes per WAL segment")?,
             wal_block_size: lines.get("WAL block size")?,
             checksum_version: lines.get("Data page checksum version")?,
@@ -228,7 +233,10 @@ mod tests {
         assert!(control.redo <= control.checkpoint && control.redo > Lsn::ZERO);
         assert_eq!(control.floors.max_connections, 100);
         assert_eq!(control.wal_level, "replica");
-        assert!(control.full_page_writes && !control.wal_log_hints);
+        assert!(control.full_page_writes && !control.wal_log_hints && !control.copy_unrecovered);
+        let copied = FIXTURE
+            .replace("Backup end location:                  0/0", "Backup end location:                  0/3000148");
+        assert!(ControlFile::parse(&copied).unwrap().copy_unrecovered);
     }
 
     #[test]

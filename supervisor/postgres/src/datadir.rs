@@ -1,7 +1,7 @@
 //! What lies in a data directory and who uses it: `PG_VERSION` and `postmaster.pid`.
 
 use crate::{
-    fsio::{FsError, read_text},
+    fsio::{FsError, read_lossy, read_text},
     procfs::{self, DirId},
 };
 use std::{
@@ -115,12 +115,20 @@ pub struct PidFile {
 impl PidFile {
     /// Reads `postmaster.pid`; `None` when there is none.
     pub fn read(data_dir: &Path) -> Result<Option<Self>, DataDirError> {
-        match read_text(&data_dir.join("postmaster.pid"))? {
-            // PostgreSQL creates the file empty and writes it right after; a crash between leaves it so.
-            Some(text) if text.trim().is_empty() => Ok(None),
-            Some(text) => Self::parse(&text).map(Some),
-            None => Ok(None),
+        // PostgreSQL creates the file empty and writes it right after; a crash between leaves it so.
+        match Self::read_any(data_dir)? {
+            Some(Err(DataDirError::PidFile { line: 0, .. })) | None => Ok(None),
+            Some(read) => read.map(Some),
         }
+    }
+
+    /// As [`read`](Self::read); the inner error says why a file that is there cannot be understood (line 0: it is empty).
+    pub fn read_any(data_dir: &Path) -> Result<Option<Result<Self, DataDirError>>, FsError> {
+        let Some(text) = read_lossy(&data_dir.join("postmaster.pid"))? else { return Ok(None) };
+        Ok(Some(match text.trim().is_empty() {
+            true => Err(DataDirError::PidFile { line: 0, problem: "the file is empty" }),
+            false => Self::parse(&text),
+        }))
     }
 
     /// Parses its text. Later lines appear as the server starts, so only the first three are required.
@@ -154,14 +162,33 @@ impl PidFile {
     }
 }
 
-/// The living postmaster that `postmaster.pid` names; `None` when the file is absent or stale: the pid is gone, a
-/// zombie, or belongs to a process that is no PostgreSQL working in this directory.
+/// The living postmaster of `data_dir`; `None` when there is none. `postmaster.pid` names it; where that file is absent,
+/// cannot be understood or is stale (the pid is gone, a zombie, or no PostgreSQL working in this directory), it is looked
+/// for among the processes: a damaged file is no proof that nothing runs.
 pub fn live_postmaster(data_dir: &Path) -> Result<Option<PidFile>, DataDirError> {
-    let Some(file) = PidFile::read(data_dir)? else { return Ok(None) };
-    let proc_error = |source| DataDirError::Proc { pid: file.pid, data_dir: data_dir.to_owned(), source };
-    let dir = DirId::of(data_dir).map_err(proc_error)?;
-    let alive = procfs::is_alive(file.pid).map_err(proc_error)?;
-    Ok((alive && procfs::works_in(file.pid, dir)).then_some(file))
+    let file = PidFile::read_any(data_dir)?.and_then(Result::ok);
+    let proc_error = |pid| move |source| DataDirError::Proc { pid, data_dir: data_dir.to_owned(), source };
+    let dir = match DirId::of(data_dir) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(proc_error(0)(error)),
+    };
+    if let Some(file) = file {
+        let alive = procfs::is_alive(file.pid).map_err(proc_error(file.pid))?;
+        if alive && procfs::works_in(file.pid, dir) {
+            return Ok(Some(file));
+        }
+    }
+    let found = procfs::postmaster_in(dir).map_err(proc_error(0))?;
+    Ok(found.map(|pid| PidFile {
+        pid,
+        single_user: false,
+        data_dir: data_dir.to_owned(),
+        start_time: 0,
+        port: None,
+        socket_dir: None,
+        status: None,
+    }))
 }
 
 #[cfg(test)]

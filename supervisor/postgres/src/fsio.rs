@@ -219,6 +219,15 @@ pub fn read_text(path: &Path) -> Result<Option<String>, FsError> {
     }
 }
 
+/// As [`read_text`], for files that a loss of power may have left as anything: bytes that are no text are replaced.
+pub fn read_lossy(path: &Path) -> Result<Option<String>, FsError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::at("read", path)(error)),
+    }
+}
+
 /// Puts `fresh` where `current` is and the other way round, in one atomic step, and makes it durable.
 pub fn exchange(fresh: &Path, current: &Path) -> Result<(), FsError> {
     renameat2(nix::fcntl::AT_FDCWD, fresh, nix::fcntl::AT_FDCWD, current, RenameFlags::RENAME_EXCHANGE)

@@ -7,7 +7,8 @@
 //!
 //! Protocol, one line each way: `deadline <CLOCK_BOOTTIME ms>` → `ok <ms>` (or `late <now>`: in force, and already
 //! over); `disarm` → `ok disarmed` (not primary: nothing to guard); `pause-hold` → `ok held` (paused: only a fence
-//! ends the right); `status` → `<state> <ms>`; `quit` → `ok quit` unless armed.
+//! ends the right); `status` → `<state> <ms>`; `watchdog` → `watchdog on`, `off` (not armed,
+//! or the device cannot be opened) or `none`; `quit` → `ok quit` unless armed.
 
 use crate::{
     clock::boottime_ms,
@@ -251,6 +252,14 @@ impl Guard {
                 },
                 false,
             ),
+            (Some("watchdog"), None, None) => {
+                let state = match (&self.config.watchdog, &self.watchdog) {
+                    (None, _) => "none",
+                    (Some(_), None) => "off",
+                    (Some(_), Some(_)) => "on",
+                };
+                (format!("watchdog {state}"), false)
+            }
             (Some("quit"), None, None) => match self.duty {
                 Duty::Armed(_) => ("error armed".to_owned(), false),
                 _ => ("ok quit".to_owned(), true),

@@ -83,6 +83,17 @@ impl GuardClient {
         self.expect("quit".to_owned(), "ok quit").await
     }
 
+    /// Whether a watchdog device is counting down behind it. `None`: it was given none.
+    pub async fn watchdog(&mut self) -> Result<Option<bool>, GuardClientError> {
+        let message = "watchdog".to_owned();
+        match self.ask(&message).await?.as_str() {
+            "watchdog none" => Ok(None),
+            "watchdog on" => Ok(Some(true)),
+            "watchdog off" => Ok(Some(false)),
+            answer => Err(GuardClientError::Refused { message, answer: answer.to_owned() }),
+        }
+    }
+
     /// What it is doing.
     pub async fn status(&mut self) -> Result<GuardStatus, GuardClientError> {
         let answer = self.ask("status").await?;

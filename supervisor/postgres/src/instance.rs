@@ -12,6 +12,7 @@ use crate::{
     layout::Layout,
     link::{Endpoint, Link, QueryError, parse},
     process::{Exit, Postmaster, ProcessError, SpawnOptions, StopMode},
+    stale_locks::SocketPlace,
     tool::{self, OnLine, ToolError},
     version::Binaries,
 };
@@ -198,6 +199,10 @@ impl Instance {
         limit: Duration,
     ) -> Result<(Postmaster, Option<Readiness>), InstanceError> {
         create_dir_private(&self.layout.agent_dir)?;
+        if self.layout.recovery_signal().exists() {
+            // It would outlast a promotion, and the next start as a primary would ask for a restore_command.
+            remove_durable(&self.layout.recovery_signal())?;
+        }
         let _put_back = match role {
             StartAs::Standby => {
                 self.write_fence()?;
@@ -209,7 +214,8 @@ impl Instance {
                 Some(put_back)
             }
         };
-        let postmaster = Postmaster::spawn(&self.binaries, &self.layout, options)?;
+        let options = self.placed(options.clone());
+        let postmaster = Postmaster::spawn(&self.binaries, &self.layout, &options)?;
         match self.wait_ready(&postmaster, limit).await {
             Ok(readiness) => {
                 if role == StartAs::Primary {
@@ -220,6 +226,14 @@ impl Instance {
             Err(InstanceError::Timeout { .. }) if role == StartAs::Standby => Ok((postmaster, None)),
             Err(error) => Err(error),
         }
+    }
+
+    /// The options with the place of this instance's socket and its cgroup.
+    pub(crate) fn placed(&self, options: SpawnOptions) -> SpawnOptions {
+        let Endpoint { socket_dir, port, .. } = &self.endpoint;
+        let ours_alone = *socket_dir == self.layout.agent_dir;
+        let socket = Some(SocketPlace { dir: socket_dir.clone(), port: *port, ours_alone });
+        SpawnOptions { socket, cgroup: self.cgroup.clone(), ..options }
     }
 
     /// Waits until the server accepts connections, which its pid file tells; an end of the postmaster is noticed at

@@ -66,6 +66,12 @@ impl Layout {
         self.data_dir.join("standby.signal")
     }
 
+    /// What somebody who restored a backup to a point in time leaves behind. Beside the fence PostgreSQL disregards it.
+    #[must_use]
+    pub fn recovery_signal(&self) -> PathBuf {
+        self.data_dir.join("recovery.signal")
+    }
+
     /// The upstream's password, which libpq reads when it connects (history A5).
     #[must_use]
     pub fn pass_file(&self) -> PathBuf {

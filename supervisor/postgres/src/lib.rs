@@ -6,7 +6,9 @@
 //! directory, like PostgreSQL itself.
 
 pub mod admin;
+pub mod backup_label;
 pub mod canary;
+pub mod cgroup;
 pub mod clock;
 pub mod clone;
 pub mod conf_text;
@@ -38,6 +40,8 @@ pub mod sample;
 pub mod seal;
 pub mod settings;
 pub mod source;
+pub mod stale_locks;
+pub mod stopped;
 pub mod tool;
 pub mod version;
 pub mod wal;

@@ -5,8 +5,9 @@
 //! a newer timeline count before more bytes of an older one, and an old tail beyond a fork is reported as what it is.
 
 use crate::{
+    backup_label::BackupLabel,
     control_file::ControlFile,
-    fsio::{FsError, read_text},
+    fsio::FsError,
     history_files::{self, HistoryError},
     layout::Layout,
     version::Version,
@@ -28,8 +29,23 @@ pub enum PositionError {
     #[error(transparent)]
     Fs(#[from] FsError),
     /// `backup_label` cannot be understood.
-    #[error("backup_label has no {0} line that can be understood")]
+    #[error(
+        "backup_label has no {0} line that can be understood, and PostgreSQL believes that file before its own: if no \
+         backup was restored here, remove it"
+    )]
     BackupLabel(&'static str),
+    /// `backup_label` says that recovery begins where no WAL is.
+    #[error(
+        "backup_label ({}, {}) says that recovery begins at {} in {}, and that WAL is not in pg_wal ({cause}). If no backup \
+         was restored here, the file is a leftover: remove it and tablespace_map. If one was, put its WAL into pg_wal",
+        label.method, label.made_at, label.redo, label.segment
+    )]
+    LabelWithoutWal {
+        /// What it says.
+        label: BackupLabel,
+        /// What was found at that place.
+        cause: String,
+    },
     /// The WAL ends before the point up to which data pages were already written: it is damaged.
     #[error("WAL ends at {end} on timeline {owner}, before the minimum recovery point {minimum}")]
     BelowMinimum {
@@ -52,6 +68,23 @@ pub struct DiskPosition {
     pub wal: WalEnd,
     /// The line of history along which it was found: recovery must be pinned to `line`, cut at the owner, to reach it.
     pub line: TimelineHistory,
+    /// The directory is a copy (a clone, or what pg_rewind made) that was never recovered yet, and is of use only when it
+    /// has replayed WAL up to here, which it does not have: it cannot be promoted, and follows only who has that WAL.
+    pub needs: Option<(TimelineId, Lsn)>,
+}
+
+impl PositionError {
+    /// It says that this data directory lacks WAL without which PostgreSQL cannot start either: unless somebody brings it
+    /// back, the directory must be made anew.
+    #[must_use]
+    pub const fn lacks_wal(&self) -> bool {
+        matches!(
+            self,
+            Self::LabelWithoutWal { .. }
+                | Self::BelowMinimum { .. }
+                | Self::Wal(WalError::NoRecord { .. } | WalError::NotOnLine { .. })
+        )
+    }
 }
 
 impl DiskPosition {
@@ -104,16 +137,30 @@ pub fn of_running(
 /// it is made of.
 pub fn of_stopped(layout: &Layout, control: &ControlFile, version: Version) -> Result<DiskPosition, PositionError> {
     let format = wal_format(control, version)?;
-    let label = read_text(&layout.data_dir.join("backup_label"))?;
+    let label = BackupLabel::read(layout)?.transpose().map_err(PositionError::BackupLabel)?;
     let known = match &label {
-        Some(text) => parse_backup_label(text)?,
+        Some(label) => Known { redo: label.redo, timeline: label.timeline },
         None => Known { redo: control.redo, timeline: control.timeline },
     };
-    let position = best(&layout.pg_wal(), format, known, Start::Record(known.redo))?;
-    // A backup that has not been recovered yet carries its source's minimum.
-    if label.is_none() && position.end() < control.min_recovery_point {
-        let (end, owner, minimum) = (position.end(), position.timeline(), control.min_recovery_point);
-        return Err(PositionError::BelowMinimum { end, owner, minimum });
+    let mut position = best(&layout.pg_wal(), format, known, Start::Record(known.redo)).map_err(|error| {
+        let absent = matches!(
+            error,
+            PositionError::Wal(WalError::NoRecord { .. } | WalError::NotOnLine { .. })
+                | PositionError::History(HistoryError::Absent { .. })
+        );
+        match &label {
+            Some(label) if absent => PositionError::LabelWithoutWal { label: label.clone(), cause: error.to_string() },
+            _ => error,
+        }
+    })?;
+    let minimum = control.min_recovery_point;
+    if position.end() < minimum {
+        // A copy that has not been recovered yet carries its source's minimum.
+        if label.is_none() && !control.copy_unrecovered {
+            let (end, owner) = (position.end(), position.timeline());
+            return Err(PositionError::BelowMinimum { end, owner, minimum });
+        }
+        position.needs = Some((control.min_recovery_timeline, minimum));
     }
     Ok(position)
 }
@@ -126,7 +173,7 @@ fn best(pg_wal: &Path, format: WalFormat, known: Known, start: Start) -> Result<
             Ok(wal) => {
                 let better = best.as_ref().is_none_or(|best| (best.wal.owner, best.wal.end) < (wal.owner, wal.end));
                 if better {
-                    best = Some(DiskPosition { wal, line });
+                    best = Some(DiskPosition { wal, line, needs: None });
                 }
             }
             // This line does not hold the start; another one may. An I/O error is no such thing.
@@ -154,30 +201,4 @@ fn lines(pg_wal: &Path, known: Known) -> Result<Vec<TimelineHistory>, PositionEr
         }
     }
     Ok(lines)
-}
-
-fn parse_backup_label(text: &str) -> Result<Known, PositionError> {
-    let line = |label: &str| text.lines().find_map(|line| line.strip_prefix(label)).map(str::trim);
-    let redo = line("START WAL LOCATION:")
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|lsn| lsn.parse().ok())
-        .ok_or(PositionError::BackupLabel("START WAL LOCATION"))?;
-    let timeline = line("START TIMELINE:")
-        .and_then(|number| number.parse().ok())
-        .ok_or(PositionError::BackupLabel("START TIMELINE"))?;
-    Ok(Known { redo, timeline: TimelineId(timeline) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backup_label_tells_where_recovery_begins() {
-        let text = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000060\n\
-                    BACKUP METHOD: streamed\nSTART TIMELINE: 3\n";
-        let known = parse_backup_label(text).unwrap();
-        assert_eq!(known, Known { redo: Lsn(0x200_0028), timeline: TimelineId(3) });
-        assert!(parse_backup_label("START TIMELINE: 3\n").is_err());
-    }
 }

@@ -1,12 +1,14 @@
 //! The postmaster as a process: started so that it outlives us, or adopted; its end noticed at once through a pidfd.
 
 use crate::{
-    datadir::{self, DataDirError, PidFile},
-    fsio::{FsError, create_dir_private, read_text, remove_durable},
-    kill::{self, KillError},
+    cgroup,
+    datadir::{self, DataDirError},
+    fsio::{FsError, create_dir_private},
+    kill::KillError,
     layout::Layout,
     libpq::quiet_environment,
     procfs::{self, DirId},
+    stale_locks::{self, SocketPlace},
     version::Binaries,
 };
 use nix::{
@@ -136,6 +138,10 @@ pub struct SpawnOptions {
     pub env: Vec<(String, String)>,
     /// When the log file is larger than this at the start, it is moved to `….1` first. Zero: 16 MiB.
     pub max_log_bytes: u64,
+    /// Its socket, so that a lock file beside it that nobody holds is removed.
+    pub socket: Option<SocketPlace>,
+    /// The cgroup in which it is to run, with all its children. Where that cannot be, it runs without.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Postmaster {
@@ -147,7 +153,7 @@ impl Postmaster {
         if let Some(file) = datadir::live_postmaster(&layout.data_dir)? {
             return Err(ProcessError::AlreadyRunning { pid: file.pid, data_dir: layout.data_dir.clone() });
         }
-        clear_stale_locks(&layout.data_dir)?;
+        stale_locks::clear(&layout.data_dir, options.socket.as_ref())?;
         let log = open_log(&layout.log_file(), options.max_log_bytes)?;
         let log_too = log.try_clone().map_err(FsError::at("open", &layout.log_file()))?;
         let program = binaries.program("postgres");
@@ -158,7 +164,14 @@ impl Postmaster {
         }
         quiet_environment(&mut command);
         command.envs(options.env.iter().map(|(k, v)| (k, v))).stdin(Stdio::null()).stdout(log).stderr(log_too);
-        detach(&mut command);
+        let group = options.cgroup.as_ref().and_then(|cgroup| {
+            let opened = cgroup::ready(cgroup).and_then(|()| {
+                let procs = cgroup.join("cgroup.procs");
+                OpenOptions::new().write(true).open(&procs).map_err(FsError::at("open", &procs))
+            });
+            opened.inspect_err(|error| tracing::warn!("PostgreSQL runs without a cgroup of its own: {error}")).ok()
+        });
+        detach(&mut command, group);
         // The std handle neither kills nor reaps when dropped; `exited` reaps through the pidfd.
         let child = command.spawn().map_err(|source| ProcessError::Spawn { program, source })?;
         let pid = i32::try_from(child.id()).expect("Linux pids fit in 31 bits");
@@ -260,30 +273,6 @@ impl Postmaster {
     }
 }
 
-/// Removes `postmaster.pid` and the socket's lock file where the pid in them belongs to a zombie or to some other
-/// program: PostgreSQL itself only asks whether a process with that pid exists, and would refuse to start until init
-/// has reaped the zombie, or for ever. A pid that no process has is left to PostgreSQL's own checks.
-fn clear_stale_locks(data_dir: &Path) -> Result<(), ProcessError> {
-    let pids = kill::processes(data_dir, None)?;
-    if !pids.is_empty() {
-        return Err(ProcessError::LeftOver { pids, data_dir: data_dir.to_owned() });
-    }
-    let Some(file) = PidFile::read(data_dir)? else { return Ok(()) };
-    let system = |source| ProcessError::System { op: "examine", pid: file.pid, source };
-    if procfs::stat(file.pid).map_err(system)?.is_none() {
-        return Ok(());
-    }
-    remove_durable(&data_dir.join("postmaster.pid"))?;
-    if let (Some(dir), Some(port)) = (file.socket_dir, file.port) {
-        let lock = dir.join(format!(".s.PGSQL.{port}.lock"));
-        let same = read_text(&lock)?.is_some_and(|text| text.lines().next() == Some(&file.pid.to_string()));
-        if same {
-            remove_durable(&lock)?;
-        }
-    }
-    Ok(())
-}
-
 /// The children of postmaster `pid` that are walreceivers. Empty when the postmaster is gone.
 ///
 /// The kernel's list of children may leave one out while another one ends. So an empty answer is given only when two
@@ -349,11 +338,17 @@ fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-#[allow(unsafe_code, reason = "std offers no safe way to start a child in a session of its own")]
-fn detach(command: &mut Command) {
-    // SAFETY: the closure runs between fork and exec and only makes one async-signal-safe system call.
+#[allow(unsafe_code, reason = "std offers no safe way to start a child in a session of its own, nor in a cgroup")]
+fn detach(command: &mut Command, group: Option<File>) {
+    // SAFETY: the closure runs between fork and exec and only makes two async-signal-safe system calls.
     unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
+        command.pre_exec(move || {
+            if let Some(group) = &group {
+                // 0: whoever writes it. One that stays outside is still found by its directory.
+                let _ = nix::unistd::write(group, b"0");
+            }
+            nix::unistd::setsid().map(drop).map_err(io::Error::from)
+        });
     }
 }
 

@@ -105,7 +105,25 @@ pub fn postgres_in(dir: DirId) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
-fn is_postgres(pid: i32) -> bool {
+/// The postmaster among the living PostgreSQL processes of `dir`, found without its lock file: the one whose title is
+/// that of no child and whose parent is no PostgreSQL of the directory. `None` when there is none, or only orphans.
+pub fn postmaster_in(dir: DirId) -> io::Result<Option<i32>> {
+    let pids = postgres_in(dir)?;
+    for pid in &pids {
+        let other = title(*pid)?.is_none_or(|title| {
+            title.starts_with("postgres: ")
+                || [" --single", " --boot", " --check"].iter().any(|mode| title.contains(mode))
+        });
+        if !other && stat(*pid)?.is_some_and(|stat| !pids.contains(&stat.ppid)) {
+            return Ok(Some(*pid));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether this is a PostgreSQL process, of whatever directory.
+#[must_use]
+pub fn is_postgres(pid: i32) -> bool {
     // An upgraded package leaves "postgres (deleted)".
     let by_exe = fs::read_link(format!("/proc/{pid}/exe"))
         .is_ok_and(|exe| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("postgres")));

@@ -9,16 +9,17 @@ use crate::{
     config::MemberConfig,
     control_file::ClusterState,
     diverged::{self, Kept},
-    fsio::{FsError, remove_durable, write_atomic},
+    fsio::{FsError, read_lossy, remove_durable, write_atomic},
     instance::{Instance, InstanceError, write_fence},
     layout::Layout,
-    position::{self, DiskPosition, PositionError},
+    position::DiskPosition,
     process::{Postmaster, SpawnOptions, StopMode},
     settings::SettingsError,
     source::{PassFile, Source},
+    stopped::{self, StoppedError},
     tool::{self, OnLine, ToolError},
 };
-use pgvigil_core::lsn::Lsn;
+use pgvigil_core::{id::TimelineId, lsn::Lsn};
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -35,7 +36,7 @@ pub enum RewindError {
     Instance(#[from] InstanceError),
     /// The end of the local WAL could not be read.
     #[error(transparent)]
-    Position(#[from] PositionError),
+    Position(#[from] StoppedError),
     /// Our configuration could not be written; the data directory must not be started before it is.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -80,8 +81,10 @@ pub struct Rewound {
 /// What to rewind to, and how.
 #[derive(Clone, Debug)]
 pub struct RewindPlan {
-    /// The promoted primary of the newest epoch, after its first checkpoint on its timeline.
+    /// The promoted primary of the newest epoch.
     pub source: Source,
+    /// Its timeline. Its first checkpoint there, which may take minutes, is waited for.
+    pub timeline: TimelineId,
     /// The fork: where the source's timeline left ours.
     pub fork: Lsn,
     /// Names the directory of kept WAL.
@@ -92,35 +95,36 @@ pub struct RewindPlan {
     pub limit: Duration,
 }
 
-/// A rewind has begun and was not seen to end: the data directory cannot be trusted.
-#[must_use]
-pub fn interrupted(instance: &Instance) -> bool {
-    marker(instance).exists()
+/// The label of a rewind that has begun and was not seen to end: the data directory cannot be trusted, nor any file in it,
+/// since pg_rewind replaces them all one after the other.
+pub fn interrupted(layout: &Layout) -> Result<Option<String>, FsError> {
+    read_lossy(&note(layout))
 }
 
-fn marker(instance: &Instance) -> PathBuf {
-    instance.layout.agent_dir.join("rewind.in-progress")
+/// The directory was made anew, and marked since: nothing of a rewind that was cut off is left.
+pub fn forget_interrupted(layout: &Layout) -> Result<(), FsError> {
+    remove_durable(&note(layout))
+}
+
+fn note(layout: &Layout) -> PathBuf {
+    layout.agent_dir.join("rewind.in-progress")
 }
 
 /// Rewinds the (stopped or crashed) data directory so that it can follow `plan.source`. A running server is killed.
-/// The member's new incarnation must be committed before (history A9). Afterwards start it as a standby.
+/// The member's new incarnation must be committed before (history A9). Afterwards start it as a standby. Waits without
+/// limit for the source's checkpoint, and says so to `on_line`; dropped meanwhile, it has overwritten nothing.
 pub async fn rewind(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Result<Rewound, RewindError> {
     let started = Instant::now();
     instance.fence().await?;
-    let control = instance.control_file().await?;
-    let segment_size = control.wal_segment_size;
-    let clean = control.state.is_clean();
-    let (layout, version) = (instance.layout.clone(), instance.binaries.version());
-    let (fork, label) = (plan.fork, plan.label.clone());
-    let kept = tokio::task::spawn_blocking(move || -> Result<_, RewindError> {
-        let position = position::of_stopped(&layout, &control, version)?;
-        Ok((diverged::keep(&layout, &position, fork, segment_size, &label)?, position))
-    });
-    let (kept, position) = kept.await.map_err(|error| RewindError::Task(error.to_string()))??;
+    let (control, position) = stopped::read(instance).await?;
+    let (segment_size, clean) = (control.wal_segment_size, control.state.is_clean());
+    let (layout, fork, label, found) = (instance.layout.clone(), plan.fork, plan.label.clone(), position.clone());
+    let kept = tokio::task::spawn_blocking(move || diverged::keep(&layout, &found, fork, segment_size, &label));
+    let kept = kept.await.map_err(|error| RewindError::Task(error.to_string()))??;
     if !clean {
         finish_recovery(instance, &position, plan.limit).await?;
     }
-    run(instance, plan, on_line).await?;
+    rewound(instance, plan, position.end(), on_line).await?;
     Ok(Rewound { kept, position, recovered: !clean, took: started.elapsed() })
 }
 
@@ -182,7 +186,7 @@ async fn recover(
         ("recovery_target_timeline", position.timeline().to_string()),
     ];
     let overrides = pairs.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    let options = SpawnOptions { overrides, ..SpawnOptions::default() };
+    let options = instance.placed(SpawnOptions { overrides, ..SpawnOptions::default() });
     let postmaster = Postmaster::spawn(&instance.binaries, &instance.layout, &options).map_err(InstanceError::from)?;
     let mut in_archive_recovery = None;
     loop {
@@ -204,7 +208,23 @@ async fn recover(
     }
 }
 
-async fn run(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Result<(), RewindError> {
+/// Between two attempts while the source has not written its checkpoint.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Runs pg_rewind until it has done something. As long as the source's control file does not show its timeline, pg_rewind (up
+/// to 15) takes both servers to be on one, and says that nothing is to be done, although the local WAL goes on beyond the
+/// fork. Nobody has to ask for that checkpoint: PostgreSQL has begun it with the promotion.
+async fn rewound(instance: &Instance, plan: &RewindPlan, end: Lsn, on_line: OnLine<'_>) -> Result<(), RewindError> {
+    while !run(instance, plan, end, on_line).await? {
+        let (fork, timeline) = (plan.fork, plan.timeline);
+        on_line(&format!("waiting for the source's checkpoint on timeline {timeline}: WAL from {fork} on is to go"));
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
+}
+
+/// `false`: it did nothing, though it should have.
+async fn run(instance: &Instance, plan: &RewindPlan, end: Lsn, on_line: OnLine<'_>) -> Result<bool, RewindError> {
     let layout = &instance.layout;
     let pass_file = PassFile::create(layout, "rewind", &plan.source)?;
     let arguments = [
@@ -217,10 +237,15 @@ async fn run(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Res
         // We have done so, without a single-user server.
         "--no-ensure-shutdown".to_owned(),
     ];
-    write_atomic(&marker(instance), plan.label.as_bytes(), 0o600)?;
+    write_atomic(&note(layout), plan.label.as_bytes(), 0o600)?;
     let before = instance.control_file().await?;
     let program = instance.binaries.program("pg_rewind");
-    let result = tool::run(program, &arguments, &[("PGPASSFILE", pass_file.path())], plan.limit, on_line).await;
+    let mut idle = false;
+    let mut watched = |line: &str| {
+        idle |= line.contains("no rewind required");
+        on_line(line);
+    };
+    let result = tool::run(program, &arguments, &[("PGPASSFILE", pass_file.path())], plan.limit, &mut watched).await;
     if let Err(tool) = result {
         // It writes the control file and backup_label last, and data files before; only a refusal at its very
         // beginning (which it tells before "Done") leaves everything alone. We cannot see which data files changed.
@@ -229,14 +254,18 @@ async fn run(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Res
         if !same {
             return Err(RewindError::Spoilt { tool });
         }
-        remove_durable(&marker(instance))?;
+        remove_durable(&note(layout))?;
         return Err(RewindError::Refused(tool));
+    }
+    if idle && end > plan.fork {
+        remove_durable(&note(layout))?;
+        return Ok(false);
     }
     // The source's configuration files have replaced ours: ours come back before the marker goes.
     write_fence(layout)?;
     plan.config.write(instance.binaries.version(), layout)?;
-    remove_durable(&marker(instance))?;
-    Ok(())
+    remove_durable(&note(layout))?;
+    Ok(true)
 }
 
 /// Messages with which pg_rewind ends before it copies anything.

@@ -30,6 +30,7 @@ use crate::{
     position::{self, DiskPosition, Known, PositionError},
     process::Postmaster,
     settings::{Settings, SettingsError, write_pass_file},
+    stopped::{self, StoppedError},
     version::Version,
     wal::WalFormat,
 };
@@ -58,12 +59,23 @@ pub enum SealError {
     /// The position could not be read.
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// The position of a stopped server could not be read.
+    #[error(transparent)]
+    Stopped(#[from] StoppedError),
     /// The history files could not be read.
     #[error(transparent)]
     History(#[from] HistoryError),
     /// Our own task died.
     #[error("the task that reads the position ended: {0}")]
     Task(String),
+}
+
+impl SealError {
+    /// See [`PositionError::lacks_wal`].
+    #[must_use]
+    pub const fn lacks_wal(&self) -> bool {
+        matches!(self, Self::Stopped(StoppedError::Position(error)) if error.lacks_wal())
+    }
 }
 
 /// What a seal left behind.
@@ -151,11 +163,7 @@ pub async fn seal(
     };
     instance.kill().await?;
     clock.done("killed");
-    let control = instance.control_file().await?;
-    let layout = instance.layout.clone();
-    let position = tokio::task::spawn_blocking(move || position::of_stopped(&layout, &control, version))
-        .await
-        .map_err(|error| SealError::Task(error.to_string()))??;
+    let (_, position) = stopped::read(instance).await?;
     clock.done("position");
     Ok(Sealed { position, server: SealedServer::Stopped(reason), steps: clock.steps })
 }

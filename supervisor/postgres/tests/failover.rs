@@ -8,9 +8,10 @@ use pgvigil_postgres::{
     Beat, Canary, SealLimits, SealedServer, StartAs, StopMode, SyncRule, Upstream, canary,
     clone::OldData,
     history_files,
+    instance::Promoted,
     layout::segment_name,
     position,
-    rewind::{RewindPlan, is_recovery, rewind},
+    rewind::{RewindPlan, interrupted, is_recovery, rewind},
     seal,
     settings::write_pass_file,
 };
@@ -23,10 +24,10 @@ fn rule(k: u16, names: &[&str]) -> SyncRule {
     SyncRule::Any { k, names: names.iter().map(|name| (*name).to_owned()).collect() }
 }
 
-/// Of `of`, to follow `to`, which left its line at `fork`.
-fn rewind_plan(of: &Node, to: &Node, fork: Lsn) -> RewindPlan {
-    let (source, config) = (to.as_source(), of.config.clone());
-    RewindPlan { source, fork, label: "incident-1".into(), config, limit: LIMIT }
+/// Of `of`, to follow `to`, which was promoted so.
+fn rewind_plan(of: &Node, to: &Node, promoted: &Promoted) -> RewindPlan {
+    let (source, config, fork, timeline) = (to.as_source(), of.config.clone(), promoted.fork, promoted.timeline);
+    RewindPlan { source, fork, timeline, label: "incident-1".into(), config, limit: LIMIT }
 }
 
 pg_test!(
@@ -154,7 +155,7 @@ pg_test!(
 
         // The old primary crashed, beyond the fork.
         a.follow(&b);
-        let plan = rewind_plan(&a, &b, promoted.fork);
+        let plan = rewind_plan(&a, &b, &promoted);
         let mut lines = Vec::new();
         let done = rewind(&a.instance, &plan, &mut |line| lines.push(line.to_owned())).await.unwrap();
         eprintln!("rewound in {:?}; {lines:?}", done.took);
@@ -164,7 +165,7 @@ pg_test!(
         assert!(kept.manifest.diverged_bytes > 100_000 && kept.manifest.end == done.position.end());
         let (_, end) = a.waldump_end(&kept.dir, TimelineId(1), promoted.fork);
         assert_eq!(end, kept.manifest.end);
-        assert!(a.instance.has_fence() && !pgvigil_postgres::rewind::interrupted(&a.instance));
+        assert!(a.instance.has_fence() && interrupted(&a.instance.layout).unwrap().is_none());
         a.start(StartAs::Standby).await;
         a.wait_streaming().await;
         b.wait_caught_up(&a).await;
@@ -193,7 +194,7 @@ pg_test!(
         assert!(crashed.min_recovery_point <= promoted.fork, "nothing to wait for: {}", crashed.min_recovery_point);
 
         c.follow(&b);
-        let plan = rewind_plan(&c, &b, promoted.fork);
+        let plan = rewind_plan(&c, &b, &promoted);
         let done = rewind(&c.instance, &plan, &mut |_| {}).await.unwrap();
         assert!(done.recovered && done.kept.is_some(), "{done:?}");
         c.start(StartAs::Standby).await;
@@ -219,7 +220,7 @@ pg_test!(
         a.instance.fence().await.unwrap();
         let promoted = b.promote(TimelineId(2)).await;
         c.follow(&b);
-        let plan = rewind_plan(&c, &b, promoted.fork);
+        let plan = rewind_plan(&c, &b, &promoted);
         assert!(!is_recovery(&c.instance.layout));
         let died = async {
             until("the recovery", async || {

@@ -7,7 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use pgvigil_postgres::{GuardClient, GuardConfig, Layout, boottime_ms, kill::processes, run_guard};
+use pgvigil_postgres::{GuardClient, GuardConfig, Layout, boottime_ms, kill::processes, procfs, run_guard};
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -95,11 +95,13 @@ pg_test!(
         std::fs::write(&watchdog, "").unwrap();
         let mut running = guard(&layout).await;
         let mut first = client(&layout);
+        assert_eq!(first.watchdog().await.unwrap(), Some(false), "nothing to guard yet");
         for _ in 0..10 {
             first.arm(boottime_ms() + 400).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert!(alive(&layout.data_dir));
+        assert_eq!(first.watchdog().await.unwrap(), Some(true));
         // A second agent beside the first one; the last word counts.
         let mut second = client(&layout);
         second.arm(boottime_ms() + 60_000).await.unwrap();
@@ -141,5 +143,30 @@ pg_test!(
         })
         .await;
         assert!(ended.unwrap().success());
+    }
+);
+
+pg_test!(
+    /// What the watchdog device is for: a guard that is frozen, or gone, beside a dead agent neither feeds nor stops it.
+    a_guard_that_fails_feeds_its_watchdog_no_more,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Node::new(root.path(), "a").instance.layout.clone();
+        std::fs::create_dir_all(&layout.data_dir).unwrap();
+        let watchdog = layout.agent_dir.join("watchdog");
+        std::fs::write(&watchdog, "").unwrap();
+        let mut running = guard(&layout).await;
+        client(&layout).arm(boottime_ms() + 3_600_000).await.unwrap();
+        let fed = || std::fs::read(&watchdog).unwrap();
+        let first = fed().len();
+        until("it is fed", async || fed().len() > first).await;
+        let pid = i32::try_from(running.0.id()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        until("it is frozen", async || procfs::stat(pid).unwrap().is_some_and(|stat| stat.state == 'T')).await;
+        let frozen = fed();
+        running.0.kill().unwrap();
+        running.0.wait().unwrap();
+        assert_eq!(fed(), frozen);
+        assert!(frozen.iter().all(|byte| *byte == 0), "never told to stop counting");
     }
 );

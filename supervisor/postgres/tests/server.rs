@@ -52,6 +52,39 @@ pg_test!(
 );
 
 pg_test!(
+    /// What a loss of power leaves of lock files keeps no server down, and no server from being seen.
+    a_server_starts_over_lock_files_that_nobody_holds,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let mut node = Node::primary(root.path(), "a").await;
+        let pid_file = node.instance.layout.data_dir.join("postmaster.pid");
+        let endpoint = node.instance.endpoint.clone();
+        let lock = endpoint.socket_dir.join(format!(".s.PGSQL.{}.lock", endpoint.port));
+        let bytes: [&[u8]; 5] = [b"", b"12345\n", &[0; 40], b"\xff\xfe\n", b"1\n/somewhere/else\n1700000000\n"];
+        for text in bytes {
+            node.instance.kill().await.unwrap();
+            std::fs::write(&pid_file, text).unwrap();
+            std::fs::write(&lock, text).unwrap();
+            let long_ago = std::time::SystemTime::now() - Duration::from_secs(60);
+            std::fs::File::options().write(true).open(&lock).unwrap().set_modified(long_ago).unwrap();
+            assert!(node.instance.adopt().unwrap().is_none(), "{text:?}");
+            // Another leftover, of a recovery to a point in time.
+            std::fs::write(node.instance.layout.recovery_signal(), "").unwrap();
+            node.start(StartAs::Primary).await;
+            assert_eq!(node.sql("SELECT 1").await, "1");
+        }
+        // A living server is found whatever has become of its file.
+        let pid = node.postmaster.as_ref().unwrap().pid();
+        for text in bytes {
+            std::fs::write(&pid_file, text).unwrap();
+            assert_eq!(node.instance.adopt().unwrap().map(|found| found.pid()), Some(pid), "{text:?}");
+        }
+        std::fs::remove_file(&pid_file).unwrap();
+        assert_eq!(node.instance.adopt().unwrap().map(|found| found.pid()), Some(pid));
+    }
+);
+
+pg_test!(
     /// A stopped (frozen) server with busy backends dies as well, and a server started by anybody is a standby.
     a_frozen_server_is_killed,
     async {

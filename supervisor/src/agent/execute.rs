@@ -91,7 +91,7 @@ pub(super) fn instance(shared: &Shared) -> Instance {
         binaries: shared.binaries.clone(),
         layout: shared.layout.clone(),
         endpoint: shared.lock().endpoint.clone(),
-        cgroup: None,
+        cgroup: shared.cgroup.clone(),
     }
 }
 

@@ -3,9 +3,16 @@
 
 use super::shared::Shared;
 use crate::clock;
-use pgvigil_core::{id::Epoch, lease::Right, local::LocalPostgres, settings::Settings, time::Time};
+use pgvigil_core::{
+    guard::{self, Order},
+    id::Epoch,
+    lease::Right,
+    local::LocalPostgres,
+    settings::Settings,
+    time::Time,
+};
 use pgvigil_postgres::GuardClient;
-use std::{process::Stdio, sync::Arc, time::Duration};
+use std::{ffi::OsStr, process::Stdio, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Something that makes the right longer, for the reign of one epoch only.
@@ -42,9 +49,13 @@ pub fn start(shared: Arc<Shared>) -> mpsc::UnboundedSender<Renewal> {
 }
 
 async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>) {
-    let mut guard = GuardClient::new(shared.guard_socket.clone(), CONFIRM);
+    let mut client = GuardClient::new(shared.guard_socket.clone(), CONFIRM);
     // What was granted and is not worth telling the guard yet: no right before it is told.
     let mut pending = Right::default();
+    // One that was adopted, or is starting, gets its right within a moment.
+    let mut was_starting = false;
+    // The device behind the guard was asked for.
+    let mut watched = false;
     loop {
         let renewal = tokio::time::timeout(KEEP, renewals.recv()).await;
         let due = renewal.is_err();
@@ -75,7 +86,6 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             }
             (right, inner.local.promise.reigned)
         };
-        let serves = serves(&shared);
         let mut until = right.until(&agreed.settings);
         if !due && agreed.paused.is_none() && little_longer(&shared, &agreed.settings, until) {
             pending = right;
@@ -83,7 +93,7 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
         }
         pending = Right::default();
         let over = agreed.paused.is_none() && until.is_some_and(|until| until <= clock::now());
-        if over && !may_serve(&shared) {
+        if over && !guard::may_serve(&shared.lock().local) {
             // PostgreSQL ended by itself while this agent was busy, and the reign ended meanwhile: no fence revoked the
             // right. The guard has seen to its end; told of it for ever, it would never be disarmed, and nothing started
             // here again (found by the simulation).
@@ -96,21 +106,42 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
             continue;
         }
         let held = agreed.paused.is_some();
-        if tell(&shared, &mut guard, serves, held, until).await {
+        let order = guard::order(&shared.lock().local, held, until);
+        let starting = matches!(order, Order::Keep { .. }) && shared.lock().local.postgres == LocalPostgres::Starting;
+        let order = if starting && !std::mem::replace(&mut was_starting, starting) { Order::KEEP } else { order };
+        was_starting = starting;
+        if let Some(told) = tell(&shared, &mut client, order).await {
+            watched |= told.until.is_some() && !watched && behind(&shared, &mut client).await;
             let mut inner = shared.lock();
             // Fenced while the guard was being told: the fence's own word is on its way here and disarms it.
             if until.is_none() || inner.local.reigns_in(reigned) {
                 inner.local.right = right;
             }
-            inner.guarded_until = until;
+            inner.guarded_until = told.until;
             inner.guard_armed = true;
-            inner.guard_held = held;
+            inner.guard_held = told.held;
             drop(inner);
             shared.work.notify_one();
         } else {
             shared.lock().guard_armed = false;
         }
     }
+}
+
+/// Whether the watchdog device is behind the guard, as it should be; says so where it is not. `true`: it was told.
+async fn behind(shared: &Shared, guard: &mut GuardClient) -> bool {
+    let Some(device) = &shared.watchdog else { return true };
+    let Ok(counts) = guard.watchdog().await else { return false };
+    let text = match counts {
+        Some(true) => None,
+        Some(false) => Some(format!("the guard cannot open the watchdog device {}", device.display())),
+        None => Some(format!("the guard was started before the watchdog device {} was named", device.display())),
+    };
+    shared.problem(
+        "watchdog",
+        text.map(|text| format!("{text}: a guard that fails beside a dead pgvigil is not noticed")),
+    );
+    true
 }
 
 /// The later of both in each respect.
@@ -134,48 +165,39 @@ fn little_longer(shared: &Shared, settings: &Settings, until: Option<Time>) -> b
     }
 }
 
-/// Whether PostgreSQL runs here as a primary, or may be starting as one.
-fn may_serve(shared: &Shared) -> bool {
-    let inner = shared.lock();
-    match &inner.local.postgres {
-        LocalPostgres::Running(running) => !running.in_recovery,
-        LocalPostgres::Starting => !inner.local.fence_on_disk,
-        _ => false,
-    }
+/// What the guard has in force after it was told.
+struct Told {
+    until: Option<Time>,
+    held: bool,
 }
 
-/// Whether PostgreSQL runs here as a primary with its door open.
-fn serves(shared: &Shared) -> bool {
-    let inner = shared.lock();
-    let primary = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery);
-    primary && inner.local.marker.is_some() && inner.local.in_force.as_ref().is_some_and(|f| f.door_open)
-}
-
-/// Tells the guard what it needs to know; starts one if there is none.
-async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, serves: bool, paused: bool, until: Option<Time>) -> bool {
+/// Tells the guard what it needs to know; starts one if there is none. `None`: it does not watch as it should.
+async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, order: Order) -> Option<Told> {
+    let told = |until, held| Told { until, held };
     let mut fresh = false;
     for _ in 0..3 {
-        let told = match until {
-            _ if paused => guard.hold().await,
-            // A door that is about to open needs its deadline in force before, so whenever there is a right.
-            Some(until) => guard.arm(until.0).await,
-            // This agent was restarted beside a primary that serves. A guard that lived on holds the deadline; a new
-            // one knows of none, and the right may have run out already.
-            None if serves => match guard.status().await {
-                Ok(status) if status.duty == "armed" || status.duty == "held" => Ok(()),
+        let done = match order {
+            Order::Hold => guard.hold().await.map(|()| told(None, true)),
+            Order::Arm(until) => guard.arm(until.0).await.map(|()| told(Some(until), false)),
+            Order::Keep { or_stop } => match guard.status().await {
+                Ok(status) if status.duty == "armed" => Ok(told(Some(Time(status.at_ms)), false)),
+                Ok(status) if status.duty == "held" => Ok(told(None, true)),
                 Ok(_) => {
-                    shared.lock().local.right.renewed_sent_at = Some(Time(0));
-                    shared.work.notify_one();
-                    return false;
+                    if or_stop {
+                        // It knows of no deadline, and the right may have run out already.
+                        shared.lock().local.right.renewed_sent_at = Some(Time(0));
+                        shared.work.notify_one();
+                    }
+                    return None;
                 }
                 Err(error) => Err(error),
             },
-            None => guard.disarm().await,
+            Order::Disarm => guard.disarm().await.map(|()| told(None, false)),
         };
-        match told {
-            Ok(()) => {
+        match done {
+            Ok(told) => {
                 shared.problem("guard", None);
-                return true;
+                return Some(told);
             }
             Err(error) if fresh => {
                 shared.problem("guard", Some(format!("the guard does not confirm: {error}")));
@@ -186,7 +208,7 @@ async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, serves: bool, pause
             }
         }
     }
-    false
+    None
 }
 
 /// The guard is a process of its own, in a session of its own: it outlives this one. Waits until one listens.
@@ -196,8 +218,10 @@ async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, serves: bool, pause
 async fn spawn_guard(shared: &Shared) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut command = tokio::process::Command::new(program);
+    command.arg("guard");
+    command.args(shared.watchdog.iter().flat_map(|path| [OsStr::new("--watchdog"), path.as_os_str()]));
+    command.args(shared.cgroup.iter().flat_map(|path| [OsStr::new("--cgroup"), path.as_os_str()]));
     command
-        .arg("guard")
         .arg("--data-dir")
         .arg(&shared.layout.data_dir)
         .arg("--agent-dir")

@@ -1,6 +1,7 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
 use super::{
+    door,
     shared::{Inner, Shared},
     unproven,
 };
@@ -16,8 +17,8 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::{
     ControlFile, Endpoint, Link, Postmaster, Sample,
-    datadir::{self, Content},
-    drift, hba,
+    datadir::{self, Content, PostmasterStatus},
+    drift,
     process::{LOG_BYTES, bound_log},
     rewind,
 };
@@ -166,7 +167,16 @@ async fn end_recovery(shared: &Arc<Shared>) -> Result<(), String> {
 /// Nothing is known to run: what is in the data directory, and does something run in it?
 fn find(shared: &Arc<Shared>) {
     let dir = &shared.layout.data_dir;
+    let half_made = shared.lock().local.directory.half_made.is_some();
     let postgres = match datadir::content(dir) {
+        // No file in it tells anything; only whether something runs there counts.
+        _ if half_made => match Postmaster::adopt(dir) {
+            Ok(Some(postmaster)) => {
+                adopt(shared, postmaster);
+                return;
+            }
+            _ => LocalPostgres::Stopped { crashed: true },
+        },
         Err(error) => LocalPostgres::Unusable { why: error.to_string() },
         Ok(Content::Empty) => LocalPostgres::NoData,
         Ok(Content::Foreign) => LocalPostgres::Unusable {
@@ -198,7 +208,7 @@ fn find(shared: &Arc<Shared>) {
     let mut inner = shared.lock();
     if inner.postmaster.is_none() && inner.local.postgres != postgres && !inner.local.busy {
         inner.local.postgres = postgres;
-        if inner.local.marker.is_none() {
+        if inner.local.marker.is_none() && !half_made {
             inner.local.marker = super::marker::read(dir).ok().flatten();
         }
         drop(inner);
@@ -225,18 +235,18 @@ fn stopped(shared: &Shared) -> LocalPostgres {
 
 /// A PostgreSQL that runs already: it is never restarted for our sake.
 fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
-    let dir = &shared.layout.data_dir;
+    let file = datadir::PidFile::read(&shared.layout.data_dir).ok().flatten();
+    // The door as this agent left it: restarting pgvigil closes it to nobody.
+    let door_open = door::may_be_open(&shared.layout.agent_dir);
     let mut inner = shared.lock();
-    if let Ok(Some(file)) = datadir::PidFile::read(dir)
-        && let (Some(port), Some(socket_dir)) = (file.port, file.socket_dir)
-    {
+    // What it is, the first sample tells. The fence on disk says what it is only of a server that has not become a primary
+    // since: there it lies for the next start.
+    let status = file.as_ref().and_then(|file| file.status);
+    let standby = matches!(status, Some(PostmasterStatus::Starting | PostmasterStatus::Standby));
+    inner.local.fence_on_disk = standby && shared.layout.standby_signal().exists();
+    if let Some((port, socket_dir)) = file.and_then(|file| file.port.zip(file.socket_dir)) {
         inner.endpoint = Endpoint { socket_dir, port, user: inner.endpoint.user.clone() };
     }
-    // What it is, the first sample tells; the fence on disk says what a restart of it would be.
-    inner.local.fence_on_disk = shared.layout.standby_signal().exists();
-    // The door as it stands on disk, whatever else has changed in that file since: restarting pgvigil closes it to nobody.
-    let text = std::fs::read_to_string(shared.layout.pg_hba()).unwrap_or_default();
-    let door_open = hba::door_of(&text) == Some(hba::Door::Open);
     if inner.local.marker.is_some() && inner.local.in_force.is_none() {
         let epoch = inner.local.promise.reigned;
         inner.local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });

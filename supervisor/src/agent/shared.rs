@@ -2,7 +2,7 @@
 
 use super::{
     access::Names,
-    marker::{self, MarkerError},
+    marker::{self, Judged, Kept, MarkerError},
     peers::Peers,
     promise::{PromiseError, PromiseFile, Promises},
     right::Renewal,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::{Config, ConfigError, MemberConfig},
+    config::{Config, ConfigError, Fixture, MemberConfig},
     journal::Journal,
 };
 use pgvigil_consensus::Consensus;
@@ -19,7 +19,7 @@ use pgvigil_core::{
     command::Proof,
     id::{ClusterId, Epoch, MemberId, NodeId},
     lease::Right,
-    local::{Local, LocalPostgres, Promise},
+    local::{Directory, Local, LocalPostgres, Promise},
     lsn::Lsn,
     member::MemberSpec,
     report::{DiscardedWal, Probe},
@@ -27,8 +27,8 @@ use pgvigil_core::{
     time::Time,
 };
 use pgvigil_postgres::{
-    Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, hba::Access,
-    lock::LockError, role::Secret, version::BinariesError,
+    Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, cgroup, fsio::FsError,
+    hba::Access, lock::LockError, role::Secret, version::BinariesError,
 };
 use std::{
     path::PathBuf,
@@ -71,6 +71,9 @@ pub enum StartError {
     /// Another agent has the data directory.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// A file of the agent's own.
+    #[error(transparent)]
+    Fs(#[from] FsError),
     /// The user cannot be determined.
     #[error("cannot determine the operating-system user: {0}")]
     User(String),
@@ -103,6 +106,10 @@ pub struct Shared {
     pub secret: Secret,
     /// The guard's socket.
     pub guard_socket: PathBuf,
+    /// The watchdog device that the guard is to arm.
+    pub watchdog: Option<PathBuf>,
+    /// The cgroup in which PostgreSQL runs, and nothing else.
+    pub cgroup: Option<PathBuf>,
     /// Where acts are written down, if anywhere.
     pub journal: Journal,
     /// The promise on disk, and its owner.
@@ -211,6 +218,58 @@ impl Inner {
     }
 }
 
+/// Whose the data directory is, by its mark and by what is remembered of it; what can be put right is put right. A damaged
+/// mark ends neither this process nor the voter in it.
+fn judge(
+    me: &MemberId,
+    layout: &Layout,
+    kept: Option<Kept>,
+    rewinding: Option<&str>,
+    major: u16,
+) -> Result<Judged, StartError> {
+    let found = match marker::read(&layout.data_dir) {
+        Err(error @ MarkerError::Damaged { .. }) => Err(error.to_string()),
+        read => Ok(read?),
+    };
+    let judged = marker::judge(me, found, kept.clone().map(|kept| kept.marker), rewinding);
+    if judged.finished {
+        pgvigil_postgres::rewind::forget_interrupted(layout)?;
+    }
+    if let Some(why) = &judged.half_made {
+        tracing::error!(member = %me, "{why}");
+    }
+    if let Some(marker) = judged.marker.clone().filter(|m| m.member == *me && judged.half_made.is_none()) {
+        if let Some(why) = &judged.damaged {
+            tracing::error!(member = %me, "{why}; it is written anew from the copy in {}", layout.agent_dir.display());
+            marker::write(&layout.data_dir, &marker)?;
+        }
+        if kept.is_none_or(|kept| kept.marker != marker || kept.major != major) {
+            marker::keep(&layout.agent_dir, &Kept { marker, major })?;
+        }
+    }
+    Ok(judged)
+}
+
+fn watchdog(wanted: &Fixture) -> Option<PathBuf> {
+    let usual = || PathBuf::from("/dev/watchdog");
+    // Opening it would start its countdown.
+    let may_use = |path: &PathBuf| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
+    match wanted {
+        Fixture::Off => None,
+        Fixture::At(path) => Some(path.clone()),
+        Fixture::Auto => Some(usual()).filter(may_use),
+    }
+}
+
+fn cgroup(wanted: &Fixture, member: &MemberId) -> Option<PathBuf> {
+    match wanted {
+        Fixture::Off => None,
+        Fixture::At(path) => Some(path.clone()),
+        // Not delegated to this user: processes are found by their directory alone.
+        Fixture::Auto => cgroup::below(&cgroup::own()?, &format!("postgres-{member}")).ok(),
+    }
+}
+
 impl Shared {
     /// Reads everything that must be known before the first act.
     pub fn new(
@@ -219,17 +278,24 @@ impl Shared {
         consensus: Option<Consensus>,
         journal: Journal,
     ) -> Result<Self, StartError> {
-        let major = pgvigil_postgres::datadir::major_version(&member.data_dir).ok().flatten();
+        let agent_dir = config.node.state_dir.join("agent");
+        let promise_file = PromiseFile::new(&agent_dir)?;
+        let layout = Layout::new(&member.data_dir, &agent_dir);
+        let rewinding = pgvigil_postgres::rewind::interrupted(&layout)?;
+        let kept = marker::read_kept(&agent_dir)?;
+        let major = match pgvigil_postgres::datadir::major_version(&member.data_dir) {
+            Ok(Some(major)) => Some(major),
+            // pg_rewind replaces that file as well.
+            Ok(None) if rewinding.is_none() => None,
+            _ => kept.as_ref().map(|kept| kept.major),
+        };
         let binaries = Binaries::find_major(member.bin_dir.as_deref(), major).map_err(|source| match major {
             Some(major) => StartError::Major { data_dir: member.data_dir.clone(), major, source },
             None => StartError::Binaries(source),
         })?;
-        let agent_dir = config.node.state_dir.join("agent");
-        let promise_file = PromiseFile::new(&agent_dir)?;
-        let layout = Layout::new(&member.data_dir, &agent_dir);
         let lock = DirLock::acquire(&layout.agent_lock(), "the agent of this data directory")?;
         let promises = Promises::new(promise_file)?;
-        let marker = marker::read(&member.data_dir)?;
+        let judged = judge(&member.name, &layout, kept, rewinding.as_deref(), binaries.version().major)?;
         let os_user = nix::unistd::User::from_uid(nix::unistd::geteuid())
             .map_err(|error| StartError::User(error.to_string()))?
             .map(|user| user.name)
@@ -244,10 +310,11 @@ impl Shared {
         };
         let local = Local {
             me: member.name.clone(),
-            marker,
+            marker: judged.marker,
             promise: promises.held(),
             postgres: LocalPostgres::Unknown,
             wal_end: None,
+            directory: Directory { half_made: judged.half_made, ..Directory::default() },
             sealed: None,
             fence_on_disk: false,
             in_force: None,
@@ -309,6 +376,8 @@ impl Shared {
             consensus,
             binaries,
             guard_socket: agent_dir.join("guard.sock"),
+            watchdog: watchdog(&member.watchdog),
+            cgroup: cgroup(&member.cgroup, &member.name),
             layout,
             access,
             door: Mutex::new(()),

@@ -80,7 +80,7 @@ fn known_leader(shared: &Shared) -> Option<String> {
     Some(leader.1)
 }
 
-async fn channel(address: &str) -> Result<Channel, Status> {
+pub(super) async fn channel(address: &str) -> Result<Channel, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| Status::invalid_argument(format!("{address}: {error}")))?;
     endpoint

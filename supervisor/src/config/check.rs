@@ -1,14 +1,14 @@
 //! What the values of a configuration file must satisfy.
 
 use super::{
-    Bootstrap, Config, FenceCommand, MemberConfig, NodeConfig, Raw, RawBootstrap, RawFence, RawMember, RawNode,
+    Bootstrap, Config, FenceCommand, Fixture, MemberConfig, NodeConfig, Raw, RawBootstrap, RawFence, RawMember, RawNode,
 };
 use crate::api::settings_catalogue::countable;
 use pgvigil_core::id::{ClusterId, MemberId, NodeId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -201,6 +201,8 @@ fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
     for line in &raw.hba {
         hba(line)?;
     }
+    let watchdog = fixture(&["member", "watchdog"], raw.watchdog)?;
+    let cgroup = fixture(&["member", "cgroup"], raw.cgroup)?;
     let parameters = raw.parameters.into_iter().map(|(key, value)| (key, value.into_text())).collect();
     check_parameters(&parameters)?;
     Ok(MemberConfig {
@@ -218,7 +220,21 @@ fn member(raw: RawMember, node: &NodeConfig) -> Checked<MemberConfig> {
         environment: raw.environment,
         hba: raw.hba,
         parameters,
+        watchdog,
+        cgroup,
     })
+}
+
+fn fixture(key: &[&str], text: Option<String>) -> Checked<Fixture> {
+    match text.as_deref() {
+        None | Some("auto") => Ok(Fixture::Auto),
+        Some("off") => Ok(Fixture::Off),
+        Some(text) => {
+            let path = PathBuf::from(text);
+            ensure(path.is_absolute(), key, || format!("{text:?} is neither auto nor off nor an absolute path"))?;
+            Ok(Fixture::At(path))
+        }
+    }
 }
 
 fn hba(line: &str) -> Checked<()> {

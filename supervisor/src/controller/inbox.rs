@@ -8,7 +8,7 @@ use pgvigil_core::{
     id::{ClusterId, Epoch, MemberId, NodeId},
     lease,
     observation::Observations,
-    report::Report,
+    report::{PostgresReport, Report},
     time::Time,
 };
 use std::{
@@ -35,7 +35,12 @@ struct Inner {
     term: u64,
     seen: BTreeMap<ClusterId, Observations>,
     findings: BTreeMap<ClusterId, Vec<Finding>>,
+    /// Members whose agents cannot start, why, and when that was heard.
+    ailing: BTreeMap<(ClusterId, MemberId), (String, Time)>,
 }
+
+/// How long what was heard of an agent that cannot start is shown, in milliseconds: several of its attempts.
+const AILING_MS: u64 = 10_000;
 
 impl Inbox {
     /// An inbox that does not listen yet.
@@ -95,6 +100,19 @@ impl Inbox {
         self.poke.notify_one();
         self.mark_changed();
         true
+    }
+
+    /// Remembers why the agent of a member cannot start. It is no sign of life: `decide` hears nothing of it.
+    pub fn ailing(&self, report: &Report, at: Time) {
+        let PostgresReport::Unusable { why } = &report.postgres else { return };
+        let key = (report.cluster.clone(), report.spec.member.clone());
+        let mut inner = self.lock();
+        let news =
+            inner.since.is_some() && inner.ailing.insert(key, (why.clone(), at)).is_none_or(|(old, _)| old != *why);
+        drop(inner);
+        if news {
+            self.mark_changed();
+        }
     }
 
     /// Whether the heartbeat in `report`, received at `at`, renews the lease; if so it is remembered *before* anybody
@@ -171,7 +189,13 @@ impl Inbox {
     pub fn snapshot(&self, cluster: &ClusterId) -> (Observations, Vec<Finding>) {
         let inner = self.lock();
         let seen = inner.seen.get(cluster).cloned();
-        let findings = inner.findings.get(cluster).cloned().unwrap_or_default();
+        let mut findings = inner.findings.get(cluster).cloned().unwrap_or_default();
+        let now = clock::now();
+        let ailing = inner.ailing.iter().filter(|((of, _), (_, at))| of == cluster && now.since(*at) < AILING_MS);
+        findings.extend(ailing.map(|((_, member), (why, _))| Finding {
+            code: "agent-cannot-start".to_owned(),
+            text: format!("the agent of {member} cannot start and is tried again; its node votes on meanwhile: {why}"),
+        }));
         (seen.unwrap_or_else(|| Observations { me: self.me, ..Observations::default() }), findings)
     }
 

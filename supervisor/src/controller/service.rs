@@ -103,6 +103,11 @@ async fn read(
                 return;
             }
         };
+        if report.seq == Report::NO_HEARTBEAT {
+            service.inbox.ailing(&report, at);
+            answers.send(Ok(LeaderFrame { format: WIRE_FORMAT, body: b"{}".to_vec() })).await.ok();
+            return;
+        }
         let applied = Arc::clone(&states.borrow());
         let agreed = applied.state.clusters.get(&report.cluster);
         let refused = match agreed {

@@ -165,7 +165,7 @@ fn seal(agreed: &ClusterState, inner: &Inner, now: Time) -> Option<SealReport> {
     if let Some(sealed) = inner.local.sealed.as_ref().filter(|sealed| sealed.epoch == election.epoch) {
         let seal = Seal { epoch: election.epoch, key, position: sealed.position, kind: SealKind::Sealed };
         let quiet_ms = inner.quiet_since.map_or(0, |at| now.since(at));
-        return Some(SealReport { seal, quiet_ms, can_stream: inner.can_stream });
+        return Some(SealReport { seal, quiet_ms, can_stream: inner.can_stream, incomplete: false });
     }
     let LocalPostgres::Running(running) = &inner.local.postgres else { return None };
     let stands = matches!(election.kind, ElectionKind::Failover | ElectionKind::Renewal)
@@ -176,5 +176,6 @@ fn seal(agreed: &ClusterState, inner: &Inner, now: Time) -> Option<SealReport> {
         seal: Seal { epoch: election.epoch, key, position, kind: SealKind::Standing },
         quiet_ms: 0,
         can_stream: true,
+        incomplete: false,
     })
 }

@@ -7,7 +7,13 @@ use crate::{
     planted::Planted,
     world::World,
 };
-use pgvigil_core::{id::Epoch, lease::Right, local::LocalPostgres, time::Time};
+use pgvigil_core::{
+    guard::{self, Order},
+    id::Epoch,
+    lease::Right,
+    local::LocalPostgres,
+    time::Time,
+};
 
 /// Something that makes the right longer, for the reign of one epoch only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,7 @@ impl Ctx {
 pub async fn run(c: Ctx) {
     // What was granted and is not worth telling the guard yet: no right before it is told.
     let mut pending = Right::default();
+    let mut was_starting = false;
     loop {
         let mut due = false;
         if c.a.inner.borrow().renewals.is_empty() {
@@ -60,7 +67,6 @@ pub async fn run(c: Ctx) {
             }
             (right, inner.local.promise.reigned)
         };
-        let serves = serves(&c);
         let mut until = right.until(&agreed.settings);
         if !due && agreed.paused.is_none() && little_longer(&c, agreed.settings.heartbeat_ms, until) {
             pending = right;
@@ -68,7 +74,8 @@ pub async fn run(c: Ctx) {
         }
         pending = Right::default();
         let over = agreed.paused.is_none() && until.is_some_and(|until| until <= c.now());
-        if over && !may_serve(&c) && c.w.planted != Some(Planted::RightOutlivesItsServer) {
+        if over && !guard::may_serve(&c.a.inner.borrow().local) && c.w.planted != Some(Planted::RightOutlivesItsServer)
+        {
             // PostgreSQL ended by itself, and no fence revoked the right: the guard has seen to its end.
             right = Right::default();
             until = None;
@@ -79,13 +86,18 @@ pub async fn run(c: Ctx) {
             continue;
         }
         let held = agreed.paused.is_some();
-        if tell(&c, serves, held, until).await {
+        let order = guard::order(&c.a.inner.borrow().local, held, until);
+        let starting =
+            matches!(order, Order::Keep { .. }) && c.a.inner.borrow().local.postgres == LocalPostgres::Starting;
+        let order = if starting && !std::mem::replace(&mut was_starting, starting) { Order::KEEP } else { order };
+        was_starting = starting;
+        if let Some((told, held)) = tell(&c, order).await {
             let mut inner = c.a.inner.borrow_mut();
             // Fenced while the guard was being told: the fence's own word is on its way here and disarms it.
             if until.is_none() || inner.local.reigns_in(reigned) {
                 inner.local.right = right;
             }
-            inner.guarded_until = until;
+            inner.guarded_until = told;
             inner.guard_armed = true;
             inner.guard_held = held;
             drop(inner);
@@ -115,41 +127,28 @@ fn little_longer(c: &Ctx, heartbeat_ms: u64, until: Option<Time>) -> bool {
     }
 }
 
-/// Whether PostgreSQL runs here, or may be starting, as a primary.
-fn may_serve(c: &Ctx) -> bool {
-    let inner = c.a.inner.borrow();
-    match &inner.local.postgres {
-        LocalPostgres::Running(running) => !running.in_recovery,
-        LocalPostgres::Starting => !inner.local.fence_on_disk,
-        _ => false,
-    }
-}
-
-fn serves(c: &Ctx) -> bool {
-    let inner = c.a.inner.borrow();
-    let primary = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery);
-    primary && inner.local.marker.is_some() && inner.local.in_force.as_ref().is_some_and(|f| f.door_open)
-}
-
-async fn tell(c: &Ctx, serves: bool, paused: bool, until: Option<Time>) -> bool {
+/// What the guard has in force after it was told: a deadline, and whether it holds still.
+async fn tell(c: &Ctx, order: Order) -> Option<(Option<Time>, bool)> {
     for _ in 0..3 {
-        let told = match until {
-            _ if paused => tell_guard(&c.w, c.h, Message::Hold).await,
-            Some(until) => tell_guard(&c.w, c.h, Message::Arm(until)).await,
-            // Restarted beside a primary that serves: a guard that lived on holds the deadline, a new one knows none.
-            None if serves => match tell_guard(&c.w, c.h, Message::Status).await {
-                Ok(duty @ (Duty::Armed(_) | Duty::Held)) => Ok(duty),
+        let done = match order {
+            Order::Hold => tell_guard(&c.w, c.h, Message::Hold).await.map(|_| (None, true)),
+            Order::Arm(until) => tell_guard(&c.w, c.h, Message::Arm(until)).await.map(|_| (Some(until), false)),
+            Order::Keep { or_stop } => match tell_guard(&c.w, c.h, Message::Status).await {
+                Ok(Duty::Armed(until)) => Ok((Some(until), false)),
+                Ok(Duty::Held) => Ok((None, true)),
                 Ok(_) => {
-                    c.a.inner.borrow_mut().local.right.renewed_sent_at = Some(Time(0));
-                    c.wake_work();
-                    return false;
+                    if or_stop {
+                        c.a.inner.borrow_mut().local.right.renewed_sent_at = Some(Time(0));
+                        c.wake_work();
+                    }
+                    return None;
                 }
                 Err(error) => Err(error),
             },
-            None => tell_guard(&c.w, c.h, Message::Disarm).await,
+            Order::Disarm => tell_guard(&c.w, c.h, Message::Disarm).await.map(|_| (None, false)),
         };
-        match told {
-            Ok(_) => return true,
+        match done {
+            Ok(told) => return Some(told),
             Err("late") => {}
             Err(_) => {
                 c.w.cover.hit("guard", "not-confirmed");
@@ -157,7 +156,7 @@ async fn tell(c: &Ctx, serves: bool, paused: bool, until: Option<Time>) -> bool 
             }
         }
     }
-    false
+    None
 }
 
 async fn spawn_guard(c: &Ctx) {

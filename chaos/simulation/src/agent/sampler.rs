@@ -89,9 +89,14 @@ fn adopt(c: &Ctx) {
         let disk = c.w.hosts[c.h].disk.borrow();
         disk.data.as_ref().map_or((false, false), |data| (data.signal, data.door))
     };
+    // In a primary's directory the fence lies for the next start only; a server that starts has found it there.
+    let primary = {
+        let pg = c.w.hosts[c.h].pg.borrow();
+        pg.ready && !pg.in_recovery
+    };
     {
         let mut inner = c.a.inner.borrow_mut();
-        inner.local.fence_on_disk = signal;
+        inner.local.fence_on_disk = signal && !primary;
         if inner.local.marker.is_some() && inner.local.in_force.is_none() {
             let epoch = inner.local.promise.reigned;
             inner.local.in_force = Some(InForce { epoch, version: None, door_open: door, upstream: None });

@@ -130,6 +130,7 @@ impl Agent {
             promise: disk.promise.clone(),
             postgres: LocalPostgres::Unknown,
             wal_end: None,
+            directory: pgvigil_core::local::Directory::default(),
             sealed: None,
             fence_on_disk: false,
             in_force: None,

@@ -78,6 +78,8 @@ struct View<'a> {
     seals: Vec<Seal>,
     /// The authors that were heard lately and can stream: only they can be appointed, catch up, give WAL or join a rule.
     can_stream: BTreeSet<MemberKey>,
+    /// Of these, the copies that are not consistent yet: good for a rule only.
+    incomplete: BTreeSet<MemberKey>,
     /// The primary of the last reign, if it was heard lately and still runs.
     standing: Option<Seal>,
 }
@@ -101,6 +103,7 @@ impl<'a> View<'a> {
             waited,
             seals: Vec::new(),
             can_stream: BTreeSet::new(),
+            incomplete: BTreeSet::new(),
             standing: None,
         };
         for (member, at) in &seen.reports {
@@ -121,6 +124,9 @@ impl<'a> View<'a> {
             }
             if report.can_stream && answers {
                 view.can_stream.insert(report.seal.key.clone());
+            }
+            if report.incomplete {
+                view.incomplete.insert(report.seal.key.clone());
             }
             view.seals.push(report.seal.clone());
         }
@@ -152,6 +158,7 @@ impl<'a> View<'a> {
         member.is_some_and(|m| m.spec.tier != Tier::Backup && !m.leaving)
             && !self.reigned(seal)
             && self.can_stream.contains(&seal.key)
+            && !self.incomplete.contains(&seal.key)
     }
 
     /// Whether this is the old primary. An appointee that never left recovery is a sealed standby like any other.
@@ -313,7 +320,7 @@ impl<'a> View<'a> {
         let Some(source) = self
             .seals
             .iter()
-            .filter(|s| self.can_stream.contains(&s.key) && !self.reigned(s))
+            .filter(|s| self.can_stream.contains(&s.key) && !self.incomplete.contains(&s.key) && !self.reigned(s))
             .filter(|s| self.able(&evidence, s))
             .min_by_key(|s| s.position)
         else {

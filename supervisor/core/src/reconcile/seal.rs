@@ -23,6 +23,9 @@ pub(super) fn for_election(
     if !is_counted_directory(agreed, local) {
         return Plan::wait("nothing-to-seal", "this data directory does not count");
     }
+    if let Some(why) = &local.directory.half_made {
+        return Plan::wait("nothing-to-seal", why.clone());
+    }
     if let LocalPostgres::Starting | LocalPostgres::NoData | LocalPostgres::Adoptable(_) = local.postgres {
         return Plan::wait("cannot-seal-yet", "PostgreSQL is starting or has no data");
     }

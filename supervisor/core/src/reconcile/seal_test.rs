@@ -105,3 +105,15 @@ fn a_catch_up_in_a_switchover_is_not_taken_for_draining() {
     local.postgres = running(true, 1);
     assert!(matches!(world.acts(&local), Action::CatchUp { .. }));
 }
+
+/// History of the trials: the election asked a half rewound directory for its position for ever.
+#[test]
+fn a_half_made_directory_has_nothing_to_seal() {
+    let world = electing(ElectionKind::Failover);
+    let mut local = world.stopped(2);
+    local.directory.half_made = Some("cut off".to_owned());
+    world.rests(&local, "nothing-to-seal");
+    local.directory.half_made = None;
+    local.directory.lacks_wal = Some("no such segment".to_owned());
+    assert!(matches!(world.acts(&local), Action::Seal { .. }), "somebody may have brought it back");
+}

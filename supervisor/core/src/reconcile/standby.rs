@@ -31,6 +31,9 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
         LocalPostgres::Adoptable(found) => adopt(agreed, member, found),
         LocalPostgres::Starting => Plan::wait("starting", "PostgreSQL is starting"),
         _ if !is_counted_directory(agreed, local) => remake(agreed, reign, member, local, upstream),
+        LocalPostgres::Stopped { .. } if local.directory.ruined().is_some() => {
+            Plan::remake(local.directory.ruined().unwrap_or_default())
+        }
         LocalPostgres::Stopped { .. } => match belongs(agreed, reign, member, local) {
             Belongs::Yes => {
                 let following = Some((upstream, member.key()));
@@ -84,6 +87,9 @@ fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, 
         }
         return Plan::act(Action::Clone { epoch, upstream, incarnation });
     }
+    if local.directory.ruined().is_some() {
+        return Plan::act(Action::Clone { epoch, upstream, incarnation });
+    }
     // While a rule of an older epoch stands, what is here may still be evidence: clone beside it (history A9).
     if agreed.rules.iter().any(|rule| rule.epoch < epoch) || !reign.complete {
         return Plan::act(Action::Clone { epoch, upstream, incarnation });
@@ -122,7 +128,14 @@ fn belongs(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local)
     }
     let history = history_of(agreed, reign);
     let first = agreed.reigns.first().map_or(TimelineId(0), |reign| reign.timeline);
-    if owner < first || history.contains(owner, position.lsn) {
+    let within = |owner: TimelineId, lsn: Lsn| owner < first || history.contains(owner, lsn);
+    if let Some((needed, of)) = local.directory.needs.filter(|(needed, of)| !within(*of, needed.lsn)) {
+        return Belongs::No(format!(
+            "it is a copy that is consistent only from {} of timeline {of} on, which is not in the history of {}",
+            needed.lsn, reign.timeline
+        ));
+    }
+    if within(owner, position.lsn) {
         return Belongs::Yes;
     }
     match history.switch_point(owner) {
@@ -132,6 +145,19 @@ fn belongs(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local)
         None => {
             Belongs::No(format!("its WAL ends on timeline {owner}, which is not in the history of {}", reign.timeline))
         }
+    }
+}
+
+/// Why a directory whose WAL was read (`wal_end`, and `needs` of a copy) is not one of the reign in force, for whoever has
+/// just made it anew; `Ok` where it belongs. Keeps S1 (history A6).
+pub fn made_anew(agreed: &ClusterState, local: &Local) -> Result<(), String> {
+    let (Some(reign), Some(member)) = (agreed.reign(), agreed.members.get(&local.me)) else {
+        return Err("the cluster has no primary, or not this member".to_owned());
+    };
+    match belongs(agreed, reign, member, local) {
+        Belongs::Yes => Ok(()),
+        Belongs::Unread => Err("the end of its WAL is not known".to_owned()),
+        Belongs::No(why) => Err(why),
     }
 }
 

@@ -162,6 +162,50 @@ fn an_old_directory_is_rewound_only_when_no_older_rule_is_open() {
     assert!(matches!(world.acts(&Local { wal_end: None, ..local }), Action::Clone { .. }));
 }
 
+/// What pg_rewind made of a source that is gone since: its pages are ahead of all WAL that anybody has.
+#[test]
+fn a_copy_that_needs_wal_beyond_the_fork_is_made_anew() {
+    let world = promoted();
+    let copy = |began: u64, lsn: u64, timeline: u32| {
+        let mut local = ends(world.stopped(2), 1, 300, 1);
+        local.directory.needs = Some((Position::new(Epoch(began), Lsn(lsn)), TimelineId(timeline)));
+        local
+    };
+    for local in [copy(1, 300, 1), copy(2, 900, 2)] {
+        assert!(matches!(world.acts(&local), Action::StartStandby { following: Some(_), .. }));
+        made_anew(world.cluster(), &local).unwrap();
+    }
+    for local in [copy(1, 301, 1), copy(3, 10, 3)] {
+        assert!(remade(&world, &local).contains("consistent only from"));
+        assert!(made_anew(world.cluster(), &local).is_err());
+    }
+    assert!(made_anew(world.cluster(), &Local { wal_end: None, ..copy(2, 900, 2) }).is_err(), "unread");
+}
+
+/// Half rewound, or without the WAL that it cannot start without: never down for good, and never rewound.
+#[test]
+fn a_ruined_directory_is_made_anew_by_a_clone() {
+    let mut world = complete();
+    let half_made = |local: Local| {
+        let directory = crate::local::Directory { half_made: Some("cut off".to_owned()), ..Default::default() };
+        Local { directory, wal_end: None, ..local }
+    };
+    assert_eq!(remade(&world, &half_made(world.stopped(2))), "cut off");
+    let mut lacking = ends(world.stopped(2), 1, 300, 1);
+    lacking.directory.lacks_wal = Some("no such segment".to_owned());
+    assert_eq!(remade(&world, &lacking), "no such segment");
+    let old = world.key(0).incarnation;
+    world.must(Command::NewIncarnation { member: name(0), replaces: old });
+    let mut local = ends(world.stopped(0), 1, 310, 1);
+    local.marker.as_mut().unwrap().incarnation = old;
+    assert!(matches!(world.acts(&local), Action::Rewind { .. }));
+    local.directory.half_made = Some("cut off".to_owned());
+    assert!(matches!(world.acts(&local), Action::Clone { .. }));
+    // With its mark lost as well.
+    local.marker = None;
+    assert!(matches!(world.acts(&local), Action::Clone { .. }));
+}
+
 #[test]
 fn a_directory_of_somebody_else_is_made_anew_only_under_a_new_incarnation() {
     let mut world = complete();

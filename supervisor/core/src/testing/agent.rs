@@ -35,6 +35,7 @@ impl World {
             promise: Promise { epoch: self.cluster().epoch, ..Promise::default() },
             postgres: LocalPostgres::Stopped { crashed: false },
             wal_end: None,
+            directory: crate::local::Directory::default(),
             sealed: None,
             fence_on_disk: true,
             in_force: None,

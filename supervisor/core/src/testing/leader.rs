@@ -139,7 +139,12 @@ impl World {
     fn seal_report(&self, number: usize, at: (u64, u64), kind: SealKind) -> SealReport {
         let epoch = self.cluster().election.as_ref().unwrap().epoch;
         let position = Position::new(Epoch(at.0), Lsn(at.1));
-        SealReport { seal: Seal { epoch, key: self.key(number), position, kind }, quiet_ms: 0, can_stream: true }
+        SealReport {
+            seal: Seal { epoch, key: self.key(number), position, kind },
+            quiet_ms: 0,
+            can_stream: true,
+            incomplete: false,
+        }
     }
 
     /// That `by` have flushed `marker` under the setting of version `version`.

@@ -64,7 +64,7 @@ fn rerun_unprivileged(name: &str) {
 }
 
 /// This program, where another user may run it; copied once if it lies in a private directory.
-fn reachable_program() -> PathBuf {
+pub fn reachable_program() -> PathBuf {
     static COPY: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let program = std::env::current_exe().unwrap();
     let open = |dir: &Path| std::fs::metadata(dir).unwrap().permissions().mode() & 0o001 != 0;

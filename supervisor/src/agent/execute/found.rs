@@ -1,7 +1,11 @@
 //! The first data directory of a cluster, and servers that already run.
 
 use super::{STATEMENT, instance, obey, settings};
-use crate::agent::{marker, shared::Shared};
+use crate::agent::{
+    door,
+    marker::{self, Kept},
+    shared::Shared,
+};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, Incarnation},
@@ -12,6 +16,7 @@ use pgvigil_postgres::{
     Link,
     hba::{self, Door},
     instance::write_fence,
+    rewind,
     role::Look,
     settings::ensure_include,
 };
@@ -21,8 +26,11 @@ const INITDB: Duration = Duration::from_secs(300);
 
 /// Marks the data directory as this member's, in that incarnation.
 pub(super) fn mark(shared: &Shared, incarnation: Incarnation) -> anyhow::Result<()> {
+    let major = shared.binaries.version().major;
     let mark = Marker { cluster: shared.cluster.clone(), member: shared.me().clone(), incarnation };
     marker::write(&shared.layout.data_dir, &mark)?;
+    marker::keep(&shared.layout.agent_dir, &Kept { marker: mark.clone(), major })?;
+    rewind::forget_interrupted(&shared.layout)?;
     shared.lock().local.marker = Some(mark);
     Ok(())
 }
@@ -68,6 +76,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     link.mend_replication_role(&shared.access.replication_role, &shared.secret, Look::Close, STATEMENT).await?;
     let at = super::serve::insert_position(&link).await?;
     set_aside(shared)?;
+    door::remember(&shared.layout.agent_dir, true)?;
     ensure_include(&shared.layout)?;
     shared.promise(epoch, |promise| {
         promise.reigned = epoch;

@@ -1,15 +1,19 @@
 //! A data directory made anew: by pg_rewind where that works, by a clone beside it where not. The new incarnation was
 //! agreed before (history A9); the mark is written last, so that a half-made directory counts as nobody's.
 
-use super::{found, instance, obey, settings};
+use super::{
+    found, instance, obey,
+    seal::{locate, needs},
+    settings,
+};
 use crate::agent::{peers, shared::Shared};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use pgvigil_core::{
-    id::{Epoch, Incarnation},
-    local::LocalPostgres,
+    id::{Epoch, Incarnation, TimelineId},
+    local::{Directory, Local, LocalPostgres},
     lsn::Lsn,
     position::Position,
-    reconcile::{Upstream, history_of},
+    reconcile::{Upstream, history_of, made_anew},
     report::DiscardedWal,
 };
 use pgvigil_postgres::{
@@ -18,10 +22,11 @@ use pgvigil_postgres::{
     diverged::{self, Kept},
     fault,
     hba::Door,
-    position,
     rewind::{RewindPlan, interrupted, rewind as rewind_server},
     seal::seal_on_disk,
+    settings::write_pass_file,
     source::Source,
+    stopped,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +34,9 @@ use std::{sync::Arc, time::Duration};
 const COPY: Duration = Duration::from_secs(48 * 3600);
 /// How long one run of pg_rewind, or of crash recovery before it, may take.
 const REWIND: Duration = Duration::from_secs(3600);
+
+/// Between two looks at what is agreed while a rewind waits.
+const LOOK: Duration = Duration::from_millis(100);
 
 async fn source(shared: &Shared, upstream: &Upstream) -> anyhow::Result<Source> {
     let scram_plus = peers::trusted(shared, upstream).await?;
@@ -51,7 +59,7 @@ fn config(shared: &Shared) -> MemberConfig {
 }
 
 /// Where this member's own WAL left the history of the reign in force.
-fn fork(shared: &Shared, owner: Option<pgvigil_core::id::TimelineId>) -> Option<Lsn> {
+fn fork(shared: &Shared, owner: Option<TimelineId>) -> Option<Lsn> {
     let agreed = shared.agreed()?;
     let reign = agreed.reign()?;
     let history = history_of(&agreed, reign);
@@ -68,11 +76,12 @@ pub async fn rewind(
     obey(shared, epoch)?;
     fault::reach("rewind:begin", Some(&shared.layout.data_dir)).await;
     let owner = shared.lock().local.wal_end.map(|(_, owner)| owner);
-    if interrupted(&instance(shared)) {
+    if interrupted(&shared.layout)?.is_some() {
         // An earlier rewind did not end: what it left cannot be trusted.
         return clone(shared, epoch, upstream, incarnation).await;
     }
-    let Some(fork) = fork(shared, owner) else {
+    let reigning = shared.agreed().and_then(|agreed| agreed.reign().map(|reign| reign.timeline));
+    let (Some(fork), Some(timeline)) = (fork(shared, owner), reigning) else {
         return clone(shared, epoch, upstream, incarnation).await;
     };
     shared.lock().activity = Some(format!("rewinding to {fork}"));
@@ -80,24 +89,63 @@ pub async fn rewind(
     let plan = RewindPlan {
         source: source(shared, upstream).await?,
         fork,
+        timeline,
         label: format!("i{incarnation}"),
         config: config(shared),
         limit: REWIND,
     };
     let reporter = Arc::clone(shared);
     let mut progress = move |line: &str| reporter.lock().activity = Some(format!("pg_rewind: {line}"));
-    match rewind_server(&instance(shared), &plan, &mut progress).await {
+    let instance = instance(shared);
+    let rewound = tokio::select! {
+        rewound = rewind_server(&instance, &plan, &mut progress) => rewound,
+        () = over(shared, epoch) => bail!("epoch {epoch} is over; it was not rewound to {}", upstream.key),
+    };
+    let why = match rewound {
         Ok(rewound) => {
             tracing::info!(member = %shared.me(), took = ?rewound.took, "rewound to {fork}");
             note_discarded(shared, rewound.kept.as_ref());
             fault::reach("rewind:done", Some(&shared.layout.data_dir)).await;
-            finish(shared, incarnation)
+            // What pg_rewind says is not believed unread: only what belongs takes this member's name.
+            match read(shared).await {
+                Ok((mut local, end, needs)) => {
+                    local.directory = Directory { needs, ..Directory::default() };
+                    local.wal_end = Some(end);
+                    let agreed = shared.agreed().context("no agreed state yet")?;
+                    match made_anew(&agreed, &local) {
+                        Ok(()) => return finish(shared, incarnation, end, needs),
+                        Err(why) => format!("what pg_rewind left does not belong: {why}"),
+                    }
+                }
+                Err(error) => format!("what pg_rewind left cannot be read: {error:#}"),
+            }
         }
-        Err(error) => {
-            tracing::warn!(member = %shared.me(), "pg_rewind does not work here: {error}; cloning instead");
-            clone(shared, epoch, upstream, incarnation).await
+        Err(error) => format!("pg_rewind does not work here: {error}"),
+    };
+    tracing::warn!(member = %shared.me(), "{why}; cloning instead");
+    clone(shared, epoch, upstream, incarnation).await
+}
+
+/// Completes when the reign of `epoch` is over, or an election has begun, while pg_rewind waits: the source may be another
+/// one by then. One that is at work ends with its source.
+async fn over(shared: &Shared, epoch: Epoch) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let over = shared.agreed().is_some_and(|agreed| agreed.election.is_some() || agreed.epoch > epoch);
+        if over && matches!(interrupted(&shared.layout), Ok(None)) {
+            return;
         }
     }
+}
+
+type End = (Position, TimelineId);
+
+/// Where the WAL of a directory ends that was just made anew, in agreed terms, and what it still needs.
+async fn read(shared: &Shared) -> anyhow::Result<(Local, End, Option<End>)> {
+    let (_, found) = stopped::read(&instance(shared)).await?;
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let local = shared.lock().local.clone();
+    Ok((local, locate(&agreed, &found)?, needs(&agreed, &found)?))
 }
 
 /// By pg_basebackup into a new directory.
@@ -111,8 +159,14 @@ pub async fn clone(
     fault::reach("clone:begin", Some(&shared.layout.data_dir)).await;
     shared.lock().stopping = true;
     let instance = instance(shared);
-    let data = shared.layout.data_dir.join("PG_VERSION").exists();
-    if data {
+    let half_made = interrupted(&shared.layout)?.is_some() || shared.lock().local.directory.half_made.is_some();
+    let data = half_made || shared.layout.data_dir.join("PG_VERSION").exists();
+    if half_made && shared.layout.data_dir.exists() {
+        // Its WAL was kept before, and its settings need not be readable any more.
+        write_pass_file(&shared.layout, None)?;
+        instance.fence().await?;
+        shared.forget_running(true);
+    } else if data {
         let (layout, ours, version) = (shared.layout.clone(), settings(shared), shared.binaries.version());
         tokio::task::spawn_blocking(move || seal_on_disk(&layout, &ours, version)).await??;
         instance.kill().await?;
@@ -138,22 +192,21 @@ pub async fn clone(
         tracing::info!(member = %shared.me(), "the old data directory is kept in {}", kept.display());
     }
     fault::reach("clone:done", Some(&shared.layout.data_dir)).await;
-    finish(shared, incarnation)
+    // The primary may have been another one before the copy was complete: whether it belongs is seen from what is there.
+    let (_, end, needs) = read(shared).await.context("the clone cannot be read")?;
+    finish(shared, incarnation, end, needs)
 }
 
-/// Marks the new directory and forgets what was known of the old one. It was made from the reigning primary, so its
-/// WAL belongs to that history.
-fn finish(shared: &Shared, incarnation: Incarnation) -> anyhow::Result<()> {
+/// Marks the new directory, and knows of it what was read.
+fn finish(shared: &Shared, incarnation: Incarnation, end: End, needs: Option<End>) -> anyhow::Result<()> {
     found::mark(shared, incarnation)?;
-    let agreed = shared.agreed();
-    let timeline = agreed.as_ref().and_then(|agreed| agreed.reign()).map(|reign| reign.timeline);
-    let epoch = timeline.and_then(|timeline| agreed.as_ref().and_then(|a| a.epoch_of_timeline(timeline)));
     let mut inner = shared.lock();
     inner.local.postgres = LocalPostgres::Stopped { crashed: false };
+    inner.local.directory = Directory { needs, ..Directory::default() };
     inner.local.fence_on_disk = true;
     inner.local.sealed = None;
     inner.local.in_force = None;
-    inner.local.wal_end = epoch.zip(timeline).map(|(epoch, timeline)| (Position::new(epoch, Lsn::ZERO), timeline));
+    inner.local.wal_end = Some(end);
     inner.flush_seen = None;
     inner.slow = None;
     Ok(())
@@ -163,9 +216,8 @@ fn finish(shared: &Shared, incarnation: Incarnation) -> anyhow::Result<()> {
 async fn keep_aside(shared: &Arc<Shared>, incarnation: Incarnation) {
     let worker = Arc::clone(shared);
     let keeping = async move {
-        let control = instance(&worker).control_file().await?;
-        let (layout, version) = (worker.layout.clone(), worker.binaries.version());
-        let found = position::of_stopped(&layout, &control, version)?;
+        let (control, found) = stopped::read(&instance(&worker)).await?;
+        let layout = worker.layout.clone();
         let Some(fork) = fork(&worker, Some(found.timeline())) else { return Ok(None) };
         let label = format!("i{incarnation}");
         let kept = tokio::task::spawn_blocking(move || {

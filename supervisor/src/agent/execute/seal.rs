@@ -71,8 +71,12 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
         shared.lock().local.wal_end = Some((position, owner));
         return Ok((position, clock::now(), Vec::new()));
     }
-    let sealed = seal_server(&instance(shared), &settings(shared), promotion_asked, SealLimits::default()).await?;
+    let sealed = seal_server(&instance(shared), &settings(shared), promotion_asked, SealLimits::default()).await;
+    let lacks_wal = sealed.as_ref().err().filter(|error| error.lacks_wal()).map(ToString::to_string);
+    shared.lock().local.directory.lacks_wal = lacks_wal;
+    let sealed = sealed?;
     let (mut position, owner) = claimed.map_or_else(|| locate(&agreed, &sealed.position), Ok)?;
+    let needs = needs(&agreed, &sealed.position)?;
     if fault::planted(Bug::PositionInvented) {
         position.lsn.0 += 1 << 20;
     }
@@ -91,6 +95,7 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
     // Sampled at or beyond the end already: quiet since that sample came in. Otherwise the last bytes came after it.
     let quiet = inner.flush_seen.filter(|(lsn, _)| *lsn >= position.lsn).map_or_else(clock::now, |(_, at)| at);
     inner.local.wal_end = Some((position, owner));
+    inner.local.directory.needs = needs;
     inner.local.fence_on_disk = true;
     if let Some(in_force) = inner.local.in_force.take() {
         inner.local.in_force = Some(InForce { upstream: None, version: None, ..in_force });
@@ -114,8 +119,17 @@ async fn claimed_early(shared: &Shared, agreed: &ClusterState) -> Option<(Positi
     Some((Position::new(epoch, running.flush_lsn), timeline))
 }
 
+/// What a copy that was never recovered still needs, in agreed terms.
+pub(super) fn needs(agreed: &ClusterState, found: &DiskPosition) -> anyhow::Result<Option<(Position, TimelineId)>> {
+    let Some((timeline, lsn)) = found.needs else { return Ok(None) };
+    match agreed.epoch_of_timeline(timeline) {
+        Some(epoch) => Ok(Some((Position::new(epoch, lsn), timeline))),
+        None => bail!("it is a copy of a server on timeline {timeline}, which was never allotted in this cluster"),
+    }
+}
+
 /// The position in agreed terms: the epoch in which the owning timeline began (history A3).
-fn locate(agreed: &ClusterState, found: &DiskPosition) -> anyhow::Result<(Position, TimelineId)> {
+pub(super) fn locate(agreed: &ClusterState, found: &DiskPosition) -> anyhow::Result<(Position, TimelineId)> {
     let owner = found.timeline();
     match agreed.epoch_of_timeline(owner) {
         Some(epoch) => Ok((Position::new(epoch, found.end()), owner)),

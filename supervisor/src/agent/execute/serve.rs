@@ -1,7 +1,7 @@
 //! To be the primary: configure, start, promote, carry on under a new epoch.
 
 use super::{GENERATION, STATEMENT, fence, instance, obey, rule, settings, spawn_options};
-use crate::agent::{sampler, shared::Shared};
+use crate::agent::{door, sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, RuleVersion, TimelineId},
@@ -69,6 +69,13 @@ pub async fn configure(
         shared.lock().local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None });
         return Ok(());
     }
+    if door_open {
+        door::remember(&shared.layout.agent_dir, true)?;
+        if !was_open {
+            // From here on clients may come in, whatever becomes of this act.
+            shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });
+        }
+    }
     let (generation, names) = write(shared, epoch, setting, version, door_open)?;
     fault::reach("configure:written", Some(&shared.layout.data_dir)).await;
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
@@ -90,6 +97,9 @@ pub async fn configure(
     fault::reach("configure:shown", Some(&shared.layout.data_dir)).await;
     if !door_open && was_open {
         link.terminate_clients(&[], STATEMENT).await?;
+    }
+    if !door_open {
+        door::remember(&shared.layout.agent_dir, false)?;
     }
     let mut inner = shared.lock();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None });
@@ -125,6 +135,8 @@ pub async fn start_primary(
     })?;
     shared.lock().activity = Some("starting as primary".to_owned());
     let (_, names) = write(shared, epoch, setting, version, false)?;
+    door::remember(&shared.layout.agent_dir, false)?;
+    shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open: false, upstream: None });
     let limit = shared.agreed().map_or(60_000, |agreed| agreed.settings.restart_timeout_ms);
     let instance = instance(shared);
     let started = instance.start(StartAs::Primary, &spawn_options(shared), Duration::from_millis(limit)).await;

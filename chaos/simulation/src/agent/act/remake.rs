@@ -1,6 +1,6 @@
 //! A data directory made anew: by pg_rewind, or by a clone beside it. The mark is written last.
 
-use super::{kill, obey, seal_on_disk};
+use super::{kill, obey, seal::locate, seal_on_disk};
 use crate::{
     agent::shared::{Ctx, Failed},
     postgres::{
@@ -13,7 +13,6 @@ use pgvigil_core::{
     id::{Epoch, Incarnation, TimelineId},
     local::{LocalPostgres, Marker},
     lsn::Lsn,
-    position::Position,
     reconcile::{Upstream, history_of},
     report::DiscardedWal,
 };
@@ -105,23 +104,21 @@ fn place(c: &Ctx, copied: &DataDir) {
     disk.data_synced = None;
 }
 
-/// Marks the new directory and forgets what was known of the old one. It was made from the reigning primary, so its
-/// WAL belongs to that history.
+/// Marks the new directory, and knows of it what was read: the primary may have been another one when the copy began.
 async fn finish(c: &Ctx, incarnation: Incarnation) -> Result<(), Failed> {
+    let agreed = c.agreed().ok_or("no agreed state yet")?;
+    let end = locate(c, &agreed)?;
     let mark = Marker { cluster: World::cluster(), member: c.w.member(c.h).clone(), incarnation };
     c.w.fsync(c.h).await;
     let written = mark.clone();
     c.w.with_data(c.h, |data| data.marker = Some(written));
-    let agreed = c.agreed();
-    let timeline = agreed.as_ref().and_then(|agreed| agreed.reign()).map(|reign| reign.timeline);
-    let epoch = timeline.and_then(|timeline| agreed.as_ref().and_then(|a| a.epoch_of_timeline(timeline)));
     let mut inner = c.a.inner.borrow_mut();
     inner.local.marker = Some(mark);
     inner.local.postgres = LocalPostgres::Stopped { crashed: false };
     inner.local.fence_on_disk = true;
     inner.local.sealed = None;
     inner.local.in_force = None;
-    inner.local.wal_end = epoch.zip(timeline).map(|(epoch, timeline)| (Position::new(epoch, Lsn::ZERO), timeline));
+    inner.local.wal_end = Some(end);
     inner.flush_seen = None;
     inner.slow = false;
     Ok(())

@@ -135,7 +135,7 @@ fn may_be_misled(c: &Ctx) -> bool {
 }
 
 /// The position in agreed terms: the epoch in which the owning timeline began (history A3).
-fn locate(c: &Ctx, agreed: &ClusterState) -> Result<(Position, TimelineId), Failed> {
+pub(super) fn locate(c: &Ctx, agreed: &ClusterState) -> Result<(Position, TimelineId), Failed> {
     let end = c.end_on_disk().ok_or("no data directory")?;
     let owner = TimelineId(c.w.tree.borrow().timeline(end.branch));
     match agreed.epoch_of_timeline(owner) {

@@ -53,6 +53,9 @@ pub async fn configure(
     if before.is_none_or(|f| f.epoch != epoch || f.version != Some(version)) {
         c.a.inner.borrow_mut().local.proven = None;
     }
+    if door_open && !was_open {
+        c.a.inner.borrow_mut().local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });
+    }
     let names = write(c, epoch, setting, version, door_open).await;
     if c.a.inner.borrow().postmaster.is_none() {
         return Err("PostgreSQL does not run".to_owned());
@@ -94,6 +97,7 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     .await;
     c.step("start-primary.promised").await;
     let names = write(c, epoch, setting, version, false).await;
+    c.a.inner.borrow_mut().local.in_force = Some(InForce { epoch, version: None, door_open: false, upstream: None });
     let limit = c.agreed().map_or(60_000, |agreed| agreed.settings.restart_timeout_ms);
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.signal = false);

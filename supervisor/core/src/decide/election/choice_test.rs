@@ -43,6 +43,18 @@ fn the_member_with_everything_is_appointed_at_once() {
     assert_eq!((primary.as_str(), cohort), ("m2", vec!["m1".to_owned()]));
 }
 
+/// What pg_rewind left is no server yet: it may confirm what it receives, but neither lead nor feed others.
+#[test]
+fn a_copy_that_is_not_consistent_joins_the_rule_and_is_not_appointed() {
+    let mut world = tiers(&[Tier::Primary, Tier::Primary, Tier::Replica]);
+    let mut copy = world.sealed_report(1, (1, 310));
+    copy.seal.as_mut().unwrap().incomplete = true;
+    world.hear(copy);
+    world.hear(world.sealed_report(2, (1, 310)));
+    let (primary, cohort, _) = appointed(&mut world);
+    assert_eq!((primary.as_str(), cohort), ("m2", vec!["m1".to_owned()]));
+}
+
 #[test]
 fn too_few_seals_appoint_nobody_and_the_incident_says_who_is_missing() {
     let mut world = three();
