@@ -23,6 +23,7 @@ mod right;
 mod role;
 mod sampler;
 pub mod shared;
+mod twin;
 mod unproven;
 mod uplink;
 mod worker;

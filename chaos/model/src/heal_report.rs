@@ -15,7 +15,7 @@ use pgvigil_core::{
     lsn::Lsn,
     observation::Observations,
     reign::{ElectionKind, Promotion, Seal, SealKind},
-    report::{CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport},
+    report::{CanaryReport, PostgresReport, PrimaryReport, Receiver, Report, SealReport, SenderReport, StandbyReport},
     time::Time,
 };
 
@@ -88,6 +88,7 @@ fn postgres(model: &Durability, world: &World, agreed: &ClusterState, member: Me
             streaming: streams(world, member),
             wal_age_ms: 0,
             replay_held: false,
+            receiver: Receiver::Unknown,
         }),
         Run::Primary => PostgresReport::Primary(Box::new(PrimaryReport {
             checkpoint_age_ms: Some(0),
@@ -137,6 +138,8 @@ fn senders(model: &Durability, world: &World, agreed: &ClusterState, server: &Se
             streaming: true,
             counted,
             encrypted: None,
+            named: 0,
+            walsenders: Vec::new(),
         })
     });
     named.collect()

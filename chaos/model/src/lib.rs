@@ -8,6 +8,7 @@
 pub mod actions;
 pub mod agreed;
 pub mod clocked;
+pub mod counting;
 pub mod durability;
 pub mod heal;
 mod heal_report;

@@ -168,5 +168,6 @@ fn in_force(force: &Force) -> InForce {
         version: (force.version != 0).then_some(RuleVersion(u64::from(force.version))),
         door_open: force.door,
         upstream: (inc != 0).then(|| MemberKey::new(name(member), Incarnation(u64::from(inc)))),
+        named: 0,
     }
 }

@@ -198,6 +198,7 @@ impl Planted {
                 version: Some(reign.version),
                 door_open: false,
                 upstream: None,
+                named: 0,
             });
         }
         if self == Self::NoCatchUp

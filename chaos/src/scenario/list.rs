@@ -1,6 +1,6 @@
 //! Every scenario, by name and number.
 
-use super::{Needs, Scenario, Stage, Told, commits, crash, disk, freeze, network, planned, power, raft_store};
+use super::{Needs, Scenario, Stage, Told, commits, copied, crash, disk, freeze, network, planned, power, raft_store};
 use crate::report::Bar;
 
 /// The bars of a crash, and of a host that is lost or freezes.
@@ -188,6 +188,9 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario(29, "rolling-restart", "every pgvigil is restarted in turn", Processes, planned::rolling_restart),
         scenario(30, "membership", "members join and leave while primaries fail", Processes, planned::membership),
         scenario(30, "adversary", "wrong orders and malformed frames", Processes, planned::adversary),
+        scenario(0, "copied-standby", "a copy of a standby streams under its name", Processes, copied::standby)
+            .often()
+            .beside(None),
         scenario(0, "two-hosts", "two hosts of three lose power, the primary's among them", Processes, power::two)
             .beside(None),
         scenario(0, "locked", "whatever pgvigil keeps in a database is locked for long", Processes, planned::locked)

@@ -95,6 +95,7 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
         Command::CompleteRule { epoch, proof } => rules::complete(cluster, proposal, *epoch, proof),
         Command::BeginChange { epoch, to } => rules::begin_change(cluster, *epoch, to, &proposal.reason),
         Command::FinishChange { epoch, proof } => rules::finish_change(cluster, proposal, *epoch, proof),
+        Command::Rename { epoch, members } => rules::rename(cluster, *epoch, members, &proposal.reason),
         Command::ChangeSettings { settings } => {
             validate_settings(settings)?;
             requests::settings(cluster, settings);

@@ -160,6 +160,21 @@ impl ClusterState {
         self.members.get(member).map(Member::key)
     }
 
+    /// The name under which `key` streams in `epoch`, as agreed now; of an incarnation that counts no more, one that nobody
+    /// has.
+    #[must_use]
+    pub fn sync_name(&self, key: &MemberKey, epoch: Epoch) -> String {
+        let member = self.members.get(&key.member).filter(|member| member.incarnation == key.incarnation);
+        key.sync_name(epoch, member.map_or(0, |member| member.named))
+    }
+
+    /// Every name under which `key` may have streamed in `epoch`, those that were given up among them.
+    #[must_use]
+    pub fn sync_names(&self, key: &MemberKey, epoch: Epoch) -> Vec<String> {
+        let named = self.members.get(&key.member).map_or(0, |member| member.named);
+        (0..=named).map(|named| key.sync_name(epoch, named)).collect()
+    }
+
     /// Whether `key` is what its member counts as now and was not given up.
     #[must_use]
     pub fn is_counted(&self, key: &MemberKey) -> bool {

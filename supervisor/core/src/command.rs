@@ -185,6 +185,14 @@ pub enum Command {
         /// The rule to which it leads.
         to: Setting,
     },
+    /// Members get new names for their connections, since their present ones are used by others too. The rule stays as it
+    /// is, in a new version.
+    Rename {
+        /// The reign.
+        epoch: Epoch,
+        /// Whose names.
+        members: BTreeSet<MemberId>,
+    },
     /// The change is proven: the final rule holds.
     FinishChange {
         /// The reign.
@@ -257,6 +265,7 @@ impl Command {
             Self::Open { .. } => "open",
             Self::CompleteRule { .. } => "complete-rule",
             Self::BeginChange { .. } => "begin-change",
+            Self::Rename { .. } => "rename",
             Self::FinishChange { .. } => "finish-change",
             Self::ChangeSettings { .. } => "change-settings",
             Self::Pause => "pause",

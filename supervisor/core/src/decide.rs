@@ -12,6 +12,7 @@ mod housekeeping;
 mod reign;
 mod requests;
 mod rules;
+mod twin;
 
 pub use candidate::{Ineligible, may_take_over};
 pub use health::{Verdict, primary_health};
@@ -92,13 +93,14 @@ pub fn decide(agreed: &ClusterState, seen: &Observations, now: Time) -> Decision
         return decision;
     }
     type Step = fn(&ClusterState, &crate::reign::Reign, &Observations, Time, &mut Decision);
-    let steps: [Step; 8] = [
+    let steps: [Step; 9] = [
         reign::record_promotion,
         evidence::note,
         requests::begin,
         health::begin,
         reign::open,
         reign::complete,
+        twin::rename,
         rules::maintain,
         housekeeping::decide,
     ];

@@ -109,9 +109,12 @@ impl MemberKey {
     /// The name under which this incarnation's walreceiver connects during `epoch`, and which
     /// `synchronous_standby_names` lists. A name of one reign never counts in another
     /// (history A6: a diverged member acknowledges by number).
+    ///
+    /// `named` counts the names that were given up because somebody else used them; the first is 0.
     #[must_use]
-    pub fn sync_name(&self, epoch: Epoch) -> String {
-        format!("pgvigil_{}_i{}_e{}", self.member, self.incarnation, epoch)
+    pub fn sync_name(&self, epoch: Epoch, named: u64) -> String {
+        let first = format!("pgvigil_{}_i{}_e{}", self.member, self.incarnation, epoch);
+        if named == 0 { first } else { format!("{first}_n{named}") }
     }
 }
 

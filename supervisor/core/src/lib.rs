@@ -38,6 +38,7 @@ mod testing;
 pub mod time;
 pub mod timeline;
 pub mod trace;
+pub mod twin;
 
 pub use apply::apply;
 pub use cluster::State;

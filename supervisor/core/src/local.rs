@@ -52,6 +52,9 @@ pub struct InForce {
     pub door_open: bool,
     /// Whom it follows.
     pub upstream: Option<MemberKey>,
+    /// Under which of its names it follows.
+    #[serde(default)]
+    pub named: u64,
 }
 
 /// A running PostgreSQL.

@@ -73,6 +73,10 @@ pub struct Member {
     pub reinit_requested: bool,
     /// Number of the newest restart the operator asked for; the agent answers with the last one it did.
     pub restart_request: u64,
+    /// How often it was given another name for its connections, because a name was taken by somebody else: no copy of its
+    /// data directory knows the newest one.
+    #[serde(default)]
+    pub named: u64,
     /// The member is to leave: no rule takes it in, and it is forgotten once no open rule names it.
     pub leaving: bool,
 }

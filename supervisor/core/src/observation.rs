@@ -7,6 +7,7 @@ use crate::{
     report::{PostgresReport, Report},
     rpo::Unproven,
     time::{Time, WallTime},
+    twin::{self, Sight},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,9 @@ pub struct Observations {
     pub rule_shown: Option<(Epoch, Time)>,
     /// What was agreed of the present reign's unproven stretches when this leader last saw that change, and when.
     pub unproven_noted: Option<(Vec<Unproven>, Time)>,
+    /// What is known of the connections under each member's name.
+    #[serde(default)]
+    pub sights: BTreeMap<MemberId, Sight>,
     /// Cluster names for which this leader's configuration asks creation.
     pub wanted_clusters: BTreeSet<ClusterId>,
 }
@@ -86,18 +90,28 @@ impl Observations {
     pub fn receive(&mut self, agreed: Option<&ClusterState>, report: Report, at: Time) {
         let member = report.spec.member.clone();
         if let Some(agreed) = agreed {
-            self.note_senders(agreed, &report, at);
             self.note_shown(agreed, &report, at);
         }
-        self.reports.insert(member, Seen { report, at });
+        self.reports.insert(member.clone(), Seen { report, at });
+        if let Some(agreed) = agreed {
+            twin::look(agreed, self, at);
+            self.note_senders(agreed, &member, at);
+        }
     }
 
-    fn note_senders(&mut self, agreed: &ClusterState, report: &Report, at: Time) {
-        let PostgresReport::Primary(primary) = &report.postgres else { return };
+    fn note_senders(&mut self, agreed: &ClusterState, member: &MemberId, at: Time) {
+        let Some(Seen { report: Report { postgres: PostgresReport::Primary(primary), .. }, .. }) =
+            self.reports.get(member)
+        else {
+            return;
+        };
         if agreed.reign().is_none_or(|reign| reign.epoch != primary.epoch) {
             return;
         }
         for sender in primary.standbys.iter().filter(|sender| sender.streaming && agreed.is_counted(&sender.key)) {
+            if agreed.members.get(&sender.key.member).is_some_and(|member| self.doubt(member).is_some()) {
+                continue;
+            }
             let behind = primary.flush_lsn.bytes_since(sender.flush_lsn);
             if behind <= agreed.settings.sync_lag_max_bytes {
                 self.streaming_ok_at.insert(sender.key.member.clone(), at);

@@ -29,6 +29,9 @@ pub struct Upstream {
     pub host: String,
     /// Where.
     pub port: u16,
+    /// Under which of its names this member streams from it (see [`crate::member::Member::named`]).
+    #[serde(default)]
+    pub named: u64,
 }
 
 /// What an agent may do to its PostgreSQL. Each names the epoch for which it is right; the executor checks it again

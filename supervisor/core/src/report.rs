@@ -11,6 +11,7 @@ use crate::{
     rpo::UnprovenReport,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One heartbeat.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,6 +170,41 @@ pub struct StandbyReport {
     pub wal_age_ms: u64,
     /// Replay was paused or is delayed on purpose.
     pub replay_held: bool,
+    /// What its agent sees of its walreceiver's connection.
+    #[serde(default)]
+    pub receiver: Receiver,
+}
+
+/// The far end of a connection as one of its ends names it. A proxy or address translation between them makes the two
+/// ends name one connection differently.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Remote {
+    /// The IP address.
+    pub address: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.address.contains(':') {
+            return write!(f, "[{}]:{}", self.address, self.port);
+        }
+        write!(f, "{}:{}", self.address, self.port)
+    }
+}
+
+/// The connection of a standby's walreceiver, as its own agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Receiver {
+    /// It could not be looked at.
+    #[default]
+    Unknown,
+    /// There is no walreceiver.
+    Absent,
+    /// From this address and port of its own.
+    Connected(Remote),
 }
 
 /// A running primary.
@@ -234,6 +270,25 @@ pub struct SenderReport {
     /// Whether its connection is encrypted; `None` from an agent that does not tell.
     #[serde(default)]
     pub encrypted: Option<bool>,
+    /// Which of the member's names of this epoch (see [`crate::member::Member::named`]).
+    #[serde(default)]
+    pub named: u64,
+    /// Every walsender of that name. With more than one, what is said above is true of each of them.
+    #[serde(default)]
+    pub walsenders: Vec<Walsender>,
+}
+
+/// One process that sends WAL to a standby, as the primary's agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walsender {
+    /// The process.
+    pub pid: i32,
+    /// Whom it serves; `None` on a Unix-domain socket.
+    pub from: Option<Remote>,
+    /// How long it has been connected.
+    pub age_ms: u64,
+    /// How long ago its newest reply was first seen; as long as it has been connected if none was seen to come.
+    pub quiet_ms: u64,
 }
 
 /// What the leader answers to a report, after a quorum confirmed that it still leads. Keeps S5.

@@ -4,6 +4,8 @@
 pub(crate) mod agent;
 mod leader;
 
+pub(crate) use leader::{remote, walsender};
+
 use crate::{
     apply,
     cluster::{ClusterState, State},

@@ -149,6 +149,8 @@ impl Agreed {
             key,
             flush_lsn: Lsn(500),
             flushed_record: None,
+            named: 0,
+            walsenders: Vec::new(),
             streaming: true,
             counted: false,
             encrypted: None,
@@ -570,7 +572,7 @@ fn a_restart_in_an_open_reign_keeps_its_door_closed_until_the_rule_is_complete()
     let mut local = local(&agreed, "a", false);
     local.promise.reigned = Epoch(2);
     local.right = Right { renewed_sent_at: Some(NOW), canary_began_at: None };
-    let closed = InForce { epoch: Epoch(2), version: Some(RuleVersion(1)), door_open: false, upstream: None };
+    let closed = InForce { epoch: Epoch(2), version: Some(RuleVersion(1)), door_open: false, upstream: None, named: 0 };
     local.in_force = Some(closed.clone());
     let plan = reconcile::reconcile(agreed.cluster(), &local, NOW);
     assert!(matches!(plan.action, Some(Action::Prove { .. })), "{plan:?}");
@@ -624,7 +626,7 @@ fn only_a_server_that_is_ours_is_restarted() {
     agreed.entry(Command::RequestRestart { member: MemberId::from("b") });
     let mut local = local(&agreed, "b", true);
     let upstream = Some(agreed.key("a"));
-    local.in_force = Some(InForce { epoch: Epoch(1), version: None, door_open: true, upstream });
+    local.in_force = Some(InForce { epoch: Epoch(1), version: None, door_open: true, upstream, named: 0 });
     let restart = Some(Action::Restart { request: 1 });
     assert_eq!(reconcile::reconcile(agreed.cluster(), &local, NOW).action, restart);
     local.postgres = LocalPostgres::Starting;

@@ -76,11 +76,19 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
     };
     let in_force = match (roll(6), reign) {
         (0, _) | (_, None) => None,
-        (1, Some(r)) => {
-            Some(InForce { epoch: r.epoch, version: None, door_open: true, upstream: Some(r.primary.clone()) })
+        (1, Some(r)) => Some(InForce {
+            epoch: r.epoch,
+            version: None,
+            door_open: true,
+            upstream: Some(r.primary.clone()),
+            named: 0,
+        }),
+        (2, Some(r)) => {
+            Some(InForce { epoch: Epoch(1), version: Some(r.version), door_open: true, upstream: None, named: 0 })
         }
-        (2, Some(r)) => Some(InForce { epoch: Epoch(1), version: Some(r.version), door_open: true, upstream: None }),
-        (n, Some(r)) => Some(InForce { epoch: r.epoch, version: Some(r.version), door_open: n == 3, upstream: None }),
+        (n, Some(r)) => {
+            Some(InForce { epoch: r.epoch, version: Some(r.version), door_open: n == 3, upstream: None, named: 0 })
+        }
     };
     let election = agreed.election.as_ref().map_or(newest, |e| e.epoch);
     let sealed = (roll(3) > 0).then(|| SealedAt { epoch: election, position: Position::new(Epoch(1), lsn) });
@@ -196,7 +204,8 @@ impl Case<'_> {
         match self.action {
             Action::Promote { timeline, .. } => {
                 ensure(*timeline == reign.timeline, "onto another timeline")?;
-                let closed = InForce { epoch: *epoch, version: Some(reign.version), door_open: false, upstream: None };
+                let closed =
+                    InForce { epoch: *epoch, version: Some(reign.version), door_open: false, upstream: None, named: 0 };
                 let there = matches!(&self.local.postgres, LocalPostgres::Running(r) if !r.in_recovery);
                 ensure(there || self.local.in_force.as_ref() == Some(&closed), "before its setting is in force")
             }

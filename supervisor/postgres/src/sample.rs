@@ -85,6 +85,12 @@ pub struct Walsender {
     pub address: Option<String>,
     /// Its connection is encrypted (TLS or GSSAPI); `None` when it ended while the sample was taken.
     pub encrypted: Option<bool>,
+    /// From which port; `None` for a Unix socket.
+    pub port: Option<i32>,
+    /// Milliseconds since it connected.
+    pub age_ms: i64,
+    /// When its newest reply was sent, by the standby's wall clock: another value is a new reply. `None` before the first.
+    pub replied: Option<i64>,
     /// `startup`, `catchup`, `streaming`, `backup`, `stopping`.
     pub state: Option<String>,
     /// `async`, `potential`, `sync`, `quorum`.
@@ -197,7 +203,9 @@ const SAMPLE: &str = "SELECT json_build_object(
    'silent_ms', (extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000)::bigint)
    FROM pg_stat_wal_receiver WHERE pid IS NOT NULL),
  'walsenders', (SELECT coalesce(json_agg(json_build_object('pid', pid, 'application_name', application_name,
-   'role', usename, 'address', client_addr,
+   'role', usename, 'address', client_addr, 'port', nullif(client_port, -1),
+   'age_ms', (extract(epoch FROM clock_timestamp() - backend_start) * 1000)::bigint,
+   'replied', (extract(epoch FROM reply_time) * 1000000)::bigint,
    'encrypted', (SELECT a.ssl OR coalesce(a.gss_enc, false) FROM pg_stat_get_activity(w.pid) a), 'state', state, 'sync_state', sync_state, 'sent_lsn', sent_lsn,
    'write_lsn', write_lsn, 'flush_lsn', flush_lsn, 'replay_lsn', replay_lsn,
    'reply_age_ms', (extract(epoch FROM clock_timestamp() - reply_time) * 1000)::bigint)), '[]'::json)

@@ -10,7 +10,11 @@ mod standby;
 
 use super::{prove, shared::Shared};
 use anyhow::{Context, bail};
-use pgvigil_core::{id::Epoch, reconcile::Action, rule::Setting};
+use pgvigil_core::{
+    id::{Epoch, MemberKey},
+    reconcile::Action,
+    rule::Setting,
+};
 use pgvigil_postgres::{Settings, SyncRule, instance::Instance, process::SpawnOptions};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -95,7 +99,7 @@ pub(super) fn instance(shared: &Shared) -> Instance {
     }
 }
 
-fn rule(setting: &Setting, epoch: Epoch) -> SyncRule {
+fn rule(shared: &Shared, setting: &Setting, epoch: Epoch) -> SyncRule {
     if setting.k == 0 {
         return SyncRule::Local;
     }
@@ -104,7 +108,7 @@ fn rule(setting: &Setting, epoch: Epoch) -> SyncRule {
     }
     SyncRule::Any {
         k: u16::try_from(setting.k).unwrap_or(u16::MAX),
-        names: setting.cohort.iter().map(|key| key.sync_name(epoch)).collect(),
+        names: setting.cohort.iter().map(|key| sync_name(shared, key, epoch)).collect(),
     }
 }
 
@@ -135,6 +139,12 @@ fn spawn_options(shared: &Shared) -> SpawnOptions {
 }
 
 /// The value of `synchronous_standby_names` for a setting of `epoch`.
-pub fn names(setting: &Setting, epoch: Epoch) -> String {
-    rule(setting, epoch).names_value()
+pub fn names(shared: &Shared, setting: &Setting, epoch: Epoch) -> String {
+    rule(shared, setting, epoch).names_value()
+}
+
+/// The name under which `key` streams in `epoch`. An action that was planned before a member got another name puts the new
+/// one in force under the old version of the rule, which proves nothing and is done again.
+fn sync_name(shared: &Shared, key: &MemberKey, epoch: Epoch) -> String {
+    shared.agreed().map_or_else(|| key.sync_name(epoch, 0), |agreed| agreed.sync_name(key, epoch))
 }

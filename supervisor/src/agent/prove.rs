@@ -21,7 +21,7 @@ use pgvigil_postgres::{
     canary::marker,
     fault::{self, Bug},
     link::{fresh_value, parse},
-    walsender::behind,
+    walsender::{Walsender, behind},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +38,7 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// Tries to prove `version` of `epoch`; on success the proof lies in [`Shared`] for the next report.
 pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, version: RuleVersion) -> anyhow::Result<()> {
     let endpoint = shared.lock().endpoint.clone();
-    let names = execute::names(setting, epoch);
+    let names = execute::names(shared, setting, epoch);
     let shown = fresh_value(&endpoint, "synchronous_standby_names", STATEMENT).await?;
     if shown != names && !fault::planted(Bug::RuleNotInForce) {
         if let Some(in_force) = shared.lock().local.in_force.as_mut() {
@@ -78,9 +78,12 @@ async fn wait(
     marker: Lsn,
 ) -> anyhow::Result<(Lsn, BTreeSet<MemberKey>)> {
     let began = tokio::time::Instant::now();
-    let keys: BTreeMap<String, &MemberKey> = setting.cohort.iter().map(|key| (key.sync_name(epoch), key)).collect();
-    let open = shared.agreed().map(|agreed| agreed.rules.clone()).unwrap_or_default();
-    let older = open.iter().flat_map(|rule| rule.setting.cohort.iter().map(|key| key.sync_name(rule.epoch)));
+    let agreed = shared.agreed().context("no agreed state yet")?;
+    let keys: BTreeMap<String, &MemberKey> =
+        setting.cohort.iter().map(|key| (agreed.sync_name(key, epoch), key)).collect();
+    // Under a name that was given up a walsender may still release commits by the list that it holds.
+    let open = agreed.rules.iter().flat_map(|rule| rule.setting.cohort.iter().map(move |key| (rule.epoch, key)));
+    let older = open.flat_map(|(epoch, key)| agreed.sync_names(key, epoch));
     let named: BTreeSet<String> = older.chain(keys.keys().cloned()).collect();
     let mut ended = false;
     let mut end: Option<Lsn> = None;
@@ -91,11 +94,7 @@ async fn wait(
             // From here on nobody releases anything by an older rule; what was released so far lies before this.
             end = Some(flushed_here(link).await?);
         }
-        let flushed: BTreeSet<MemberKey> = senders
-            .iter()
-            .filter(|sender| sender.flush.is_some_and(|flush| flush >= end.unwrap_or(marker)))
-            .filter_map(|sender| keys.get(&sender.name).map(|key| (*key).clone()))
-            .collect();
+        let flushed = flushed(&senders, &keys, end.unwrap_or(marker));
         if let Some(end) = end
             && setting.satisfied_by(&flushed)
         {
@@ -118,8 +117,41 @@ async fn wait(
     }
 }
 
+/// Whose every walsender has reported `end`: with two of one name, the one that has it may be a copy's.
+fn flushed(senders: &[Walsender], keys: &BTreeMap<String, &MemberKey>, end: Lsn) -> BTreeSet<MemberKey> {
+    let mut least: BTreeMap<&MemberKey, Option<Lsn>> = BTreeMap::new();
+    for Walsender { name, flush, .. } in senders {
+        if let Some(key) = keys.get(name) {
+            least.entry(*key).and_modify(|least| *least = (*least).min(*flush)).or_insert(*flush);
+        }
+    }
+    let have = least.into_iter().filter(|(_, flush)| flush.is_some_and(|flush| flush >= end));
+    have.map(|(key, _)| key.clone()).collect()
+}
+
 /// How far WAL is flushed on this primary now.
 async fn flushed_here(link: &Link) -> anyhow::Result<Lsn> {
     const WHAT: &str = "read the flushed position";
     Ok(parse(WHAT, &link.value(WHAT, "SELECT pg_current_wal_flush_lsn()", STATEMENT).await?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgvigil_core::id::Incarnation;
+
+    #[test]
+    fn of_two_walsenders_of_one_name_the_one_behind_counts() {
+        let key = MemberKey::new("b".into(), Incarnation(2));
+        let keys = BTreeMap::from([("b".to_owned(), &key)]);
+        let row = |pid, name: &str, flush: Option<u64>| {
+            let name = name.to_owned();
+            Walsender { pid, name, flush: flush.map(Lsn), counted: true }
+        };
+        let has = |rows: &[_]| !flushed(rows, &keys, Lsn(100)).is_empty();
+        assert!(has(&[row(1, "b", Some(100)), row(2, "c", None)]));
+        assert!(!has(&[row(1, "b", Some(100)), row(2, "b", Some(99))]));
+        assert!(!has(&[row(1, "b", None), row(2, "b", Some(100))]));
+        assert!(!has(&[row(1, "c", Some(100))]));
+    }
 }

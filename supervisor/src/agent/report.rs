@@ -6,12 +6,13 @@ use pgvigil_core::{
     cluster::ClusterState,
     id::{Epoch, MemberKey},
     local::{Local, LocalPostgres, Running},
+    member::Member,
     position::Position,
     reign::{ElectionKind, Reign, Seal, SealKind},
     report::{CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport},
     time::Time,
 };
-use pgvigil_postgres::SlowSample;
+use pgvigil_postgres::{SlowSample, Walsender};
 
 /// The report of this moment; `None` until PostgreSQL was looked at once, and while a fence does not get done.
 pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
@@ -101,13 +102,14 @@ fn standby(inner: &Inner, running: &Running, now: Time) -> PostgresReport {
         streaming: running.streaming,
         wal_age_ms: now.since(running.wal_moved_at),
         replay_held: sample.is_some_and(|s| s.replay_paused),
+        receiver: inner.receiver.clone(),
     })
 }
 
 fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now: Time) -> PostgresReport {
     let epoch = inner.local.promise.reigned;
     let sample = inner.sample.as_ref().map(|(sample, _)| sample);
-    let standbys = agreed.map(|agreed| senders(agreed, epoch, inner)).unwrap_or_default();
+    let standbys = agreed.map(|agreed| senders(agreed, epoch, inner, now)).unwrap_or_default();
     let settings = agreed.map(|agreed| agreed.settings.clone()).unwrap_or_default();
     PostgresReport::Primary(Box::new(PrimaryReport {
         epoch,
@@ -132,24 +134,29 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
     }))
 }
 
-/// The walsenders of this epoch's names: a connection under any other name counts for nothing.
-pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner) -> Vec<SenderReport> {
-    let Some((sample, _)) = &inner.sample else { return Vec::new() };
-    let keys = agreed.members.values().map(pgvigil_core::member::Member::key);
-    keys.filter_map(|key| {
-        let name = key.sync_name(epoch);
-        let sender = sample.walsenders.iter().find(|s| s.application_name == name)?;
-        let flush_lsn = sender.flush_lsn.unwrap_or_default();
+/// The walsenders of this epoch's names: a connection under any other name counts for nothing. Of several under one name
+/// the least is said: any of them may be a copy's.
+pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner, now: Time) -> Vec<SenderReport> {
+    let Some((sample, began)) = &inner.sample else { return Vec::new() };
+    let of = |member: &Member| {
+        let key = member.key();
+        let name = agreed.sync_name(&key, epoch);
+        let rows: Vec<_> =
+            sample.walsenders.iter().filter(|s| s.application_name.eq_ignore_ascii_case(&name)).collect();
+        let flush_lsn = rows.iter().map(|row| row.flush_lsn.unwrap_or_default()).min()?;
+        let all = |is: fn(&Walsender) -> bool| rows.iter().all(|row| is(row));
         Some(SenderReport {
             flushed_record: inner.records.iter().rev().find(|record| **record <= flush_lsn).copied(),
             key,
             flush_lsn,
-            streaming: sender.state.as_deref() == Some("streaming"),
-            counted: matches!(sender.sync_state.as_deref(), Some("quorum" | "sync")),
-            encrypted: sender.encrypted,
+            streaming: all(|row| row.state.as_deref() == Some("streaming")),
+            counted: all(|row| matches!(row.sync_state.as_deref(), Some("quorum" | "sync"))),
+            encrypted: rows.iter().map(|row| row.encrypted).min().flatten(),
+            named: member.named,
+            walsenders: rows.iter().map(|row| inner.replies.walsender(row, now.since(*began), now)).collect(),
         })
-    })
-    .collect()
+    };
+    agreed.members.values().filter_map(of).collect()
 }
 
 /// What lowers the promise of a commit: `synchronous_commit` for all, or for a role or database.

@@ -3,7 +3,7 @@
 use super::{
     door,
     shared::{Inner, Shared},
-    unproven,
+    twin, unproven,
 };
 use crate::clock;
 use pgvigil_consensus::grid;
@@ -85,6 +85,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
             Ok(fresh) => *link = Some((pid, fresh)),
             Err(error) if error.is_starting() => return,
             Err(error) => {
+                twin::look_at_receiver(shared, None);
                 shared.problem("connect", Some(format!("no connection to PostgreSQL: {error}")));
                 return;
             }
@@ -96,6 +97,8 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         Ok(sample) => {
             shared.problem("connect", None);
             let held = sample.in_recovery && sample.replay_paused;
+            twin::look_at_receiver(shared, Some(&sample));
+            shared.problem("copied standby", copies(shared, &sample));
             take(shared, sample, began, pid);
             if held {
                 undercut(shared, open).await;
@@ -106,6 +109,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         }
         Err(error) => {
             *link = None;
+            twin::look_at_receiver(shared, None);
             tracing::debug!(member = %shared.me(), "no sample: {error}");
             return;
         }
@@ -131,6 +135,12 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         let failed = bounded.ok().and_then(Result::err);
         shared.problem("log", failed.map(|error| format!("PostgreSQL's log cannot be kept small: {error}")));
     }
+}
+
+fn copies(shared: &Shared, sample: &Sample) -> Option<String> {
+    let agreed = shared.agreed()?;
+    let epoch = shared.lock().local.promise.reigned;
+    twin::copies(&agreed, epoch, sample).filter(|_| !sample.in_recovery)
 }
 
 /// Replay stands still: because somebody paused it, or because the primary was restarted with larger settings than this
@@ -249,7 +259,7 @@ fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
     }
     if inner.local.marker.is_some() && inner.local.in_force.is_none() {
         let epoch = inner.local.promise.reigned;
-        inner.local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });
+        inner.local.in_force = Some(InForce { epoch, version: None, door_open, ..InForce::default() });
     }
     drop(inner);
     tracing::info!(member = %shared.me(), pid = postmaster.pid(), "found PostgreSQL running");
@@ -312,7 +322,7 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
         let streaming = |name: &String| {
             sample.walsenders.iter().any(|s| s.application_name == *name && s.state.as_deref() == Some("streaming"))
         };
-        let names = rule.setting.cohort.iter().map(|key| key.sync_name(rule.epoch));
+        let names = rule.setting.cohort.iter().map(|key| agreed.sync_name(key, rule.epoch));
         let count = names.filter(streaming).count();
         inner.local.standbys_enough_since = match inner.local.standbys_enough_since {
             _ if rule.setting.k == 0 || count < rule.setting.k as usize => None,
@@ -337,6 +347,7 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     inner.local.postgres = LocalPostgres::Running(running);
     check_names(inner, &sample);
     let evidence = unproven::look(inner, &sample, began);
+    inner.replies.note(&sample.walsenders, began);
     inner.sample = Some((sample, began));
     drop(guard);
     if evidence {

@@ -6,6 +6,7 @@ use super::{
     peers::Peers,
     promise::{PromiseError, PromiseFile, Promises},
     right::Renewal,
+    twin::Replies,
     unproven::UnprovenFile,
 };
 use crate::{
@@ -22,13 +23,13 @@ use pgvigil_core::{
     local::{Directory, Local, LocalPostgres, Promise},
     lsn::Lsn,
     member::MemberSpec,
-    report::{DiscardedWal, Probe},
+    report::{DiscardedWal, Probe, Receiver},
     rpo::Ledger,
     time::Time,
 };
 use pgvigil_postgres::{
     Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, cgroup, fsio::FsError,
-    hba::Access, lock::LockError, role::Secret, version::BinariesError,
+    hba::Access, lock::LockError, role::Secret, tcp, version::BinariesError,
 };
 use std::{
     path::PathBuf,
@@ -141,6 +142,12 @@ pub struct Inner {
     pub postmaster: Option<Arc<Postmaster>>,
     /// The newest sample and when it began.
     pub sample: Option<(Sample, Time)>,
+    /// When the walsenders of this primary last replied.
+    pub replies: Replies,
+    /// What was seen of this standby's walreceiver.
+    pub receiver: Receiver,
+    /// Its connection, for the next look.
+    pub receiver_socket: Option<tcp::Connection>,
     /// The newest slow sample.
     pub slow: Option<SlowSample>,
     /// A standby's flushed position and when the first sample that showed it had come in.
@@ -332,6 +339,9 @@ impl Shared {
             endpoint,
             postmaster: None,
             sample: None,
+            replies: Replies::default(),
+            receiver: Receiver::Unknown,
+            receiver_socket: None,
             slow: None,
             flush_seen: None,
             records: Vec::new(),
@@ -485,6 +495,9 @@ impl Shared {
         inner.postmaster = None;
         inner.proven_link = None;
         inner.sample = None;
+        inner.replies = Replies::default();
+        inner.receiver = Receiver::Unknown;
+        inner.receiver_socket = None;
         inner.canary_waiting_since = None;
         inner.local.canary_waiting_ms = 0;
         inner.local.standbys_enough_since = None;

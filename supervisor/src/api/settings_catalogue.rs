@@ -188,7 +188,9 @@ pub fn changed<'a>(
 
 /// Refuses a rule that PostgreSQL cannot count: under `ANY k` it counts walsenders, not members. A standby that reconnects
 /// while its old walsender lives on has two under one name, and with k ≥ 2 both may confirm a commit that only this one
-/// member has (found by simulation, storm 1000758). With k = 1 one confirmation is one member. Keeps S1.
+/// member has (found by simulation, storm 1000758). A physical slot does not mend it: a walsender that ends lets go of its
+/// slot before it stops being counted (`chaos/model`, `counting`, which also shows what would: names that let in one
+/// connection). With k = 1 one confirmation is one member. Keeps S1.
 pub fn countable(settings: &Settings) -> Result<(), SettingRefused> {
     if settings.sync_standbys <= 1 {
         return Ok(());
@@ -197,7 +199,8 @@ pub fn countable(settings: &Settings) -> Result<(), SettingRefused> {
         key: "sync_standbys".to_owned(),
         value: settings.sync_standbys.to_string(),
         allowed: "it must be 1 in this version".to_owned(),
-        reason: "PostgreSQL may count a standby that reconnects twice, and an acknowledged commit could be lost"
+        reason: "PostgreSQL counts walsenders, not members: it may count a standby that reconnects twice, with a \
+                 replication slot too, and an acknowledged commit could be lost"
             .to_owned(),
     })
 }

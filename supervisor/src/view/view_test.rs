@@ -88,6 +88,7 @@ fn standby() -> PostgresReport {
         streaming: true,
         wal_age_ms: 10,
         replay_held: false,
+        receiver: pgvigil_core::report::Receiver::Unknown,
     })
 }
 
@@ -101,6 +102,7 @@ pub(crate) fn healthy() -> ClusterSnapshot {
             proven: None,
             reinit_requested: false,
             restart_request: 0,
+            named: 0,
             leaving: false,
             used: true,
         };

@@ -92,7 +92,8 @@ async fn wait(
             .iter()
             .filter(|key| {
                 let name = c.w.name(key, epoch);
-                senders.iter().any(|s| s.name == name && there(s.flushed))
+                let mut rows = senders.iter().filter(|s| s.name == name).peekable();
+                rows.peek().is_some() && rows.all(|s| there(s.flushed))
             })
             .cloned()
             .collect();

@@ -9,7 +9,7 @@ use pgvigil_core::{
     lsn::Lsn,
     position::Position,
     reign::{ElectionKind, Seal, SealKind},
-    report::{CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport},
+    report::{CanaryReport, PostgresReport, PrimaryReport, Receiver, Report, SealReport, SenderReport, StandbyReport},
     time::Time,
 };
 
@@ -17,7 +17,7 @@ use pgvigil_core::{
 pub const SYSTEM: u64 = 7_777;
 
 impl World {
-    /// The name of `key` in `epoch`.
+    /// The name of `key` in `epoch`. Nobody copies a simulated standby, so that no member gets another name.
     #[must_use]
     pub fn name(&self, key: &MemberKey, epoch: Epoch) -> Name {
         Name { host: self.host_of(&key.member).unwrap_or(usize::MAX), incarnation: key.incarnation.0, epoch: epoch.0 }
@@ -110,6 +110,7 @@ fn standby(inner: &Inner, running: &Running, now: Time) -> PostgresReport {
         streaming: running.streaming,
         wal_age_ms: now.since(running.wal_moved_at),
         replay_held: sample.is_some_and(|s| s.replay_paused),
+        receiver: Receiver::Unknown,
     })
 }
 
@@ -144,15 +145,17 @@ fn senders(c: &Ctx, agreed: &ClusterState, epoch: Epoch, inner: &Inner) -> Vec<S
     let keys = agreed.members.values().map(pgvigil_core::member::Member::key);
     keys.filter_map(|key| {
         let name = c.w.name(&key, epoch);
-        let sender = sample.senders.iter().find(|s| s.name == name)?;
-        let flush_lsn = Lsn(sender.flushed.unwrap_or_default());
+        let rows: Vec<_> = sample.senders.iter().filter(|s| s.name == name).collect();
+        let flush_lsn = Lsn(rows.iter().map(|row| row.flushed.unwrap_or_default()).min()?);
         Some(SenderReport {
             flushed_record: inner.records.iter().rev().find(|record| **record <= flush_lsn).copied(),
             key,
             flush_lsn,
             streaming: true,
-            counted: sender.counted,
+            counted: rows.iter().all(|row| row.counted),
             encrypted: None,
+            named: 0,
+            walsenders: Vec::new(),
         })
     })
     .collect()

@@ -99,7 +99,7 @@ fn adopt(c: &Ctx) {
         inner.local.fence_on_disk = signal && !primary;
         if inner.local.marker.is_some() && inner.local.in_force.is_none() {
             let epoch = inner.local.promise.reigned;
-            inner.local.in_force = Some(InForce { epoch, version: None, door_open: door, upstream: None });
+            inner.local.in_force = Some(InForce { epoch, door_open: door, ..InForce::default() });
         }
     }
     c.w.log_host(c.h, || "found PostgreSQL running".to_owned());

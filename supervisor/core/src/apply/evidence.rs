@@ -4,7 +4,7 @@ use super::{Applied, refuse};
 use crate::{
     cluster::ClusterState,
     command::{Command, RefusalCode},
-    id::Epoch,
+    id::{Epoch, RuleVersion},
     rpo::{self, Cause, Shown, Unproven, Verdict},
     time::WallTime,
 };
@@ -39,6 +39,16 @@ pub(super) fn begins(cluster: &mut ClusterState, cause: Cause, detail: &str, at:
 pub(super) fn rule_demands(cluster: &mut ClusterState, epoch: Epoch, at: WallTime) {
     let Some(reign) = cluster.reigns.iter_mut().find(|reign| reign.epoch == epoch) else { return };
     for stretch in reign.unproven.iter_mut().filter(|s| s.cause == Cause::NoRule && s.until.is_none()) {
+        stretch.until = Some(at);
+    }
+}
+
+/// It is proven that no walsender holds an older version of the rule: under names that were given up, or left the rule, since
+/// a stretch began, nothing is confirmed any more.
+pub(super) fn names_are_own(cluster: &mut ClusterState, epoch: Epoch, proven: RuleVersion, at: WallTime) {
+    let Some(reign) = cluster.reigns.iter_mut().find(|reign| reign.epoch == epoch) else { return };
+    let taken = reign.unproven.iter_mut().filter(|s| s.cause == Cause::NameTakenTwice && s.newest < proven.0);
+    for stretch in taken.filter(|stretch| stretch.until.is_none()) {
         stretch.until = Some(at);
     }
 }

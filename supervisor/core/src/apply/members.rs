@@ -68,6 +68,7 @@ pub(super) fn register(cluster: &mut ClusterState, spec: &MemberSpec) -> Applied
         used: false,
         reinit_requested: false,
         restart_request: 0,
+        named: 0,
         leaving: false,
     };
     cluster.members.insert(spec.member.clone(), member);

@@ -4,12 +4,13 @@ use super::{Applied, election::close_incident, evidence, refuse};
 use crate::{
     cluster::{ClusterState, RuleChange},
     command::{Proof, Proposal, RefusalCode},
-    id::Epoch,
+    id::{Epoch, MemberId},
     incident::Phase,
     member::Tier,
     position::Position,
     rule::Setting,
 };
+use std::collections::BTreeSet;
 
 /// Commits the wide rule (S ∪ S', min(k, k')). If that is the wished one already, nothing is left to be proven
 /// (protocol review D2, D3). A change may be redirected while it is under way: the rule is wide already and becomes
@@ -51,6 +52,41 @@ pub(super) fn begin_change(cluster: &mut ClusterState, epoch: Epoch, to: &Settin
     Ok(())
 }
 
+/// Gives members other names for their connections. S and k stay; a proof ends what walsenders of the old names may still
+/// confirm. Nothing is confirmed under a name of an older reign, so an older rule may be open. Keeps S1.
+pub(super) fn rename(cluster: &mut ClusterState, epoch: Epoch, members: &BTreeSet<MemberId>, reason: &str) -> Applied {
+    if cluster.election.is_some() {
+        return refuse(RefusalCode::WrongPhase, "an election is under way");
+    }
+    let Some(reign) = cluster.reigns.last_mut().filter(|reign| reign.epoch == epoch) else {
+        return refuse(RefusalCode::WrongEpoch, format!("epoch {epoch} is not the current one"));
+    };
+    if reign.promotion.is_none() {
+        return refuse(RefusalCode::WrongPhase, "not promoted yet: nobody streams from it under a name");
+    }
+    if members.is_empty() || members.contains(&reign.primary.member) {
+        return refuse(RefusalCode::BadValue, "only standbys stream under a name");
+    }
+    if let Some(unknown) = members.iter().find(|member| !cluster.members.contains_key(*member)) {
+        return refuse(RefusalCode::UnknownMember, format!("no member is named {unknown}"));
+    }
+    let Some(rule) = cluster.rules.last_mut() else {
+        return refuse(RefusalCode::WrongPhase, "there is no rule");
+    };
+    for member in members {
+        if let Some(member) = cluster.members.get_mut(member) {
+            member.named += 1;
+        }
+    }
+    rule.version = rule.version.next();
+    reign.version = rule.version;
+    // Without a rule that waits for anybody, or before the first proof of the reign, there is nothing to end.
+    if reign.complete && reign.setting.k > 0 && cluster.change.is_none() {
+        cluster.change = Some(RuleChange { to: reign.setting.clone(), reason: reason.to_owned() });
+    }
+    Ok(())
+}
+
 /// Commits the final rule on the proof that no walsender holds anything else (histories A1, A2). Keeps S1.
 pub(super) fn finish_change(cluster: &mut ClusterState, proposal: &Proposal, epoch: Epoch, proof: &Proof) -> Applied {
     let Some(change) = cluster.change.clone() else {
@@ -71,6 +107,7 @@ pub(super) fn finish_change(cluster: &mut ClusterState, proposal: &Proposal, epo
     let demands = change.to.k > 0;
     rule.setting = change.to;
     cluster.change = None;
+    evidence::names_are_own(cluster, epoch, proof.version, proposal.at);
     if demands {
         evidence::rule_demands(cluster, epoch, proposal.at);
     }
@@ -107,6 +144,7 @@ pub(super) fn complete(cluster: &mut ClusterState, proposal: &Proposal, epoch: E
     reign.complete = true;
     let open = reign.open;
     cluster.rules.retain(|rule| rule.epoch >= epoch);
+    evidence::names_are_own(cluster, epoch, proof.version, proposal.at);
     note_proven(cluster, epoch, proof);
     if let Some(incident) = cluster.incident_mut(epoch) {
         incident.reach(Phase::Completed, proposal.at);

@@ -1,14 +1,14 @@
 //! Has agreed what an agent saw of its reign: when commits may have been acknowledged without k standbys, and, in an
 //! election, until when the rule was shown in force. A healthy cluster has nothing to note.
 
-use super::Decision;
+use super::{Decision, twin};
 use crate::{
     cluster::ClusterState,
     command::Command,
     observation::{Observations, Seen},
     reign::Reign,
     report::PostgresReport,
-    rpo::{self, Shown, Unproven, UnprovenReport},
+    rpo::{self, Cause, Shown, Unproven, UnprovenReport},
     time::{Time, WallTime},
 };
 
@@ -30,6 +30,12 @@ pub(super) fn note(agreed: &ClusterState, last: &Reign, seen: &Observations, now
                     found.push(stretch);
                 }
             }
+        }
+        if reign.epoch == last.epoch
+            && let Some(taken) = twin::stretch(agreed, reign, seen, now)
+        {
+            news = true;
+            found.push(taken);
         }
         if reign.epoch == last.epoch && found.is_empty() {
             found = over(reign, seen, now);
@@ -77,7 +83,8 @@ fn over(reign: &Reign, seen: &Observations, now: Time) -> Vec<Unproven> {
         return Vec::new();
     };
     let until = WallTime(seen.wall.0.saturating_sub(now.since(at.at).saturating_add(ago_ms)));
-    let open = reign.unproven.iter().filter(|stretch| stretch.until.is_none() && stretch.newest > 0);
+    let of_agent = |stretch: &&Unproven| stretch.newest > 0 && stretch.cause != Cause::NameTakenTwice;
+    let open = reign.unproven.iter().filter(|stretch| stretch.until.is_none()).filter(of_agent);
     open.map(|stretch| Unproven { until: Some(until), ..stretch.clone() }).collect()
 }
 

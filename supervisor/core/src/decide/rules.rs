@@ -81,7 +81,14 @@ fn wanted(agreed: &ClusterState, reign: &Reign, primary: &PrimaryReport, seen: &
     };
     let fits = |member: &&Member| {
         let key = member.key();
-        if current.contains(&key) { keeps_up(agreed, &key, seen, now) } else { caught_up(agreed, &key, primary) }
+        if seen.doubt(member).is_some_and(|doubt| doubt.sure) {
+            return false;
+        }
+        if current.contains(&key) {
+            keeps_up(agreed, &key, seen, now)
+        } else {
+            caught_up(agreed, &key, primary, seen, now)
+        }
     };
     let of_tier = |emergency: bool| {
         let tier_fits = move |m: &&Member| (m.spec.tier == Tier::Emergency) == emergency;
@@ -110,8 +117,14 @@ fn keeps_up(agreed: &ClusterState, key: &MemberKey, seen: &Observations, now: Ti
     now.since(last) < agreed.settings.standby_timeout_ms + seen.starved_ms
 }
 
-/// A member joins when it streams and lacks less than a quarter of what would throw it out.
-fn caught_up(agreed: &ClusterState, key: &MemberKey, primary: &PrimaryReport) -> bool {
+/// A member joins when it streams, as both ends say (a walsender of its name alone may be a copy's), and lacks less than a
+/// quarter of what would throw it out.
+fn caught_up(agreed: &ClusterState, key: &MemberKey, primary: &PrimaryReport, seen: &Observations, now: Time) -> bool {
+    let heard = agreed.settings.suspect_ms + seen.starved_ms;
+    let doubted = agreed.members.get(&key.member).is_some_and(|member| seen.doubt(member).is_some());
+    if doubted || !seen.says_it_streams(&key.member, now, heard) {
+        return false;
+    }
     primary.standbys.iter().any(|sender| {
         sender.key == *key
             && sender.streaming

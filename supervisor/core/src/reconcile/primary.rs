@@ -196,7 +196,8 @@ fn promote(reign: &Reign, local: &Local) -> Option<Plan> {
     if unread.is_some() {
         return unread;
     }
-    let closed = InForce { epoch: reign.epoch, version: Some(reign.version), door_open: false, upstream: None };
+    let closed =
+        InForce { epoch: reign.epoch, version: Some(reign.version), door_open: false, upstream: None, named: 0 };
     if local.in_force.as_ref() != Some(&closed) {
         return Some(configure(reign, false));
     }
@@ -236,7 +237,7 @@ fn keep(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Plan 
     // shows rows that nobody acknowledged: closed until k of S have them.
     let recovered = reign.start == Start::Continue && !reign.complete;
     let door_open = open && (was_open || (has_right && !recovered));
-    let wanted = InForce { epoch: reign.epoch, version: Some(reign.version), door_open, upstream: None };
+    let wanted = InForce { epoch: reign.epoch, version: Some(reign.version), door_open, upstream: None, named: 0 };
     if local.in_force.as_ref() != Some(&wanted) {
         return configure(reign, door_open);
     }

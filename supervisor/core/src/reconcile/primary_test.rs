@@ -34,7 +34,7 @@ fn appointed() -> World {
 }
 
 fn closed(epoch: u64) -> Option<InForce> {
-    Some(InForce { epoch: Epoch(epoch), version: Some(RuleVersion(1)), door_open: false, upstream: None })
+    Some(InForce { epoch: Epoch(epoch), version: Some(RuleVersion(1)), door_open: false, upstream: None, named: 0 })
 }
 
 #[test]

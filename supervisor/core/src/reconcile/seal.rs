@@ -12,7 +12,7 @@ use crate::{
 pub(super) fn for_election(
     agreed: &ClusterState,
     election: &Election,
-    _member: &Member,
+    member: &Member,
     local: &Local,
     now: Time,
 ) -> Plan {
@@ -50,7 +50,12 @@ pub(super) fn for_election(
         && sealed.position < order.target
         && let Some(source) = agreed.members.get(&order.source.member)
     {
-        let source = Upstream { key: order.source.clone(), host: source.spec.host.clone(), port: source.spec.port };
+        let source = Upstream {
+            key: order.source.clone(),
+            host: source.spec.host.clone(),
+            port: source.spec.port,
+            named: member.named,
+        };
         return Plan::act(Action::CatchUp { epoch: election.epoch, source });
     }
     Plan::wait("sealed", format!("sealed for epoch {} at {}", election.epoch, sealed.position))

@@ -18,7 +18,12 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
     let Some(primary) = agreed.members.get(&reign.primary.member) else {
         return Plan::wait("no-primary", "the primary is not a member");
     };
-    let upstream = Upstream { key: reign.primary.clone(), host: primary.spec.host.clone(), port: primary.spec.port };
+    let upstream = Upstream {
+        key: reign.primary.clone(),
+        host: primary.spec.host.clone(),
+        port: primary.spec.port,
+        named: member.named,
+    };
     if agreed.void.contains(&member.key()) {
         // It would stream and never count again; the leader allots another incarnation.
         return Plan::wait("given-up", "it was given up by a forced failover and is to be made anew");
@@ -43,10 +48,13 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
         },
         LocalPostgres::Running(running) if running.in_recovery => {
             let in_force = local.in_force.as_ref();
-            if in_force
-                .is_some_and(|f| f.epoch == reign.epoch && f.upstream.as_ref() == Some(&reign.primary) && f.door_open)
-            {
-                return Plan::default();
+            let follows = in_force
+                .filter(|f| f.epoch == reign.epoch && f.upstream.as_ref() == Some(&reign.primary) && f.door_open);
+            match follows {
+                Some(f) if f.named == member.named => return Plan::default(),
+                // It goes on where it streams already, under another name.
+                Some(_) => return Plan::act(Action::Follow { epoch: reign.epoch, upstream, key: member.key() }),
+                None => {}
             }
             match belongs(agreed, reign, member, local) {
                 Belongs::Yes => Plan::act(Action::Follow { epoch: reign.epoch, upstream, key: member.key() }),

@@ -64,6 +64,7 @@ impl World {
                 version: Some(reign.version),
                 door_open: reign.open,
                 upstream: None,
+                named: 0,
             }),
             right: Right { renewed_sent_at: Some(self.now), canary_began_at: None },
             ..local
@@ -80,6 +81,7 @@ impl World {
                 version: None,
                 door_open: true,
                 upstream: Some(reign.primary.clone()),
+                named: 0,
             }),
             ..self.stopped(number)
         }

@@ -8,7 +8,10 @@ use crate::{
     lsn::Lsn,
     position::Position,
     reign::{Seal, SealKind},
-    report::{CanaryReport, PostgresReport, PrimaryReport, Probe, Report, SealReport, SenderReport, StandbyReport},
+    report::{
+        CanaryReport, PostgresReport, PrimaryReport, Probe, Receiver, Remote, Report, SealReport, SenderReport,
+        StandbyReport, Walsender,
+    },
     time::WallTime,
 };
 
@@ -53,6 +56,8 @@ impl World {
                 streaming: true,
                 counted: true,
                 encrypted: None,
+                named: self.cluster().members[&name(*n)].named,
+                walsenders: vec![walsender(*n, 60_000)],
             })
             .collect();
         let primary = PrimaryReport {
@@ -93,6 +98,7 @@ impl World {
             streaming: true,
             wal_age_ms: 50,
             replay_held: false,
+            receiver: Receiver::Connected(remote(number)),
         };
         Report { postgres: PostgresReport::Standby(standby), ..self.report(number) }
     }
@@ -217,4 +223,14 @@ impl World {
         let found = findings.iter().find(|finding| finding.code == code);
         found.unwrap_or_else(|| panic!("no {code} in {findings:?}")).text.clone()
     }
+}
+
+/// Where the walreceiver of a member is connected from.
+pub(crate) fn remote(number: usize) -> Remote {
+    Remote { address: format!("10.0.0.{number}"), port: 40_000 }
+}
+
+/// The walsender of a member, connected `age_ms` ago, that replies.
+pub(crate) fn walsender(number: usize, age_ms: u64) -> Walsender {
+    Walsender { pid: i32::try_from(100 + number).unwrap(), from: Some(remote(number)), age_ms, quiet_ms: 50 }
 }

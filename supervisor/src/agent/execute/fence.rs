@@ -5,7 +5,7 @@ use crate::{
     agent::{right::Renewal, shared::Shared},
     clock,
 };
-use pgvigil_core::local::LocalPostgres;
+use pgvigil_core::{cluster::ClusterState, local::LocalPostgres, rule::Rule};
 use pgvigil_postgres::{fault, hba::Door, instance::Instance, seal::seal_on_disk};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -89,9 +89,12 @@ async fn attempt_once(shared: &Arc<Shared>, polite_ms: u64) -> anyhow::Result<bo
 /// a member that is sealed already has. What it had not flushed yet was acknowledged to nobody.
 async fn drain(shared: &Shared, instance: &Instance) -> anyhow::Result<()> {
     let Some(postmaster) = shared.lock().postmaster.clone() else { return Ok(()) };
-    let rule = shared.agreed().and_then(|agreed| agreed.newest_rule().cloned());
-    let names: Vec<String> =
-        rule.iter().flat_map(|r| r.setting.cohort.iter().map(|key| key.sync_name(r.epoch))).collect();
+    let agreed = shared.agreed();
+    let named = agreed.as_ref().and_then(|agreed| Some((agreed, agreed.newest_rule()?)));
+    let of = |(agreed, rule): (&Arc<ClusterState>, &Rule)| {
+        rule.setting.cohort.iter().map(|key| agreed.sync_name(key, rule.epoch)).collect()
+    };
+    let names: Vec<String> = named.map(of).unwrap_or_default();
     let link = instance.connect("drain", STATEMENT).await?;
     // Sessions that are there are ended now, others do not get in any more.
     shared.write_door(Door::Closed)?;

@@ -88,7 +88,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     write_fence(&shared.layout)?;
     let mut inner = shared.lock();
     // Its clients stay in: the door is open as it was.
-    inner.local.in_force = Some(InForce { epoch, version: None, door_open: true, upstream: None });
+    inner.local.in_force = Some(InForce { epoch, door_open: true, ..InForce::default() });
     inner.local.postgres = LocalPostgres::Starting;
     drop(inner);
     shared.look.notify_one();

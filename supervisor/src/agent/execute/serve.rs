@@ -1,7 +1,7 @@
 //! To be the primary: configure, start, promote, carry on under a new epoch.
 
 use super::{GENERATION, STATEMENT, fence, instance, obey, rule, settings, spawn_options};
-use crate::agent::{door, sampler, shared::Shared};
+use crate::agent::{door, sampler, shared::Shared, twin};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, RuleVersion, TimelineId},
@@ -38,7 +38,7 @@ fn write(
     door_open: bool,
 ) -> anyhow::Result<(String, String)> {
     let mut ours = settings(shared);
-    ours.rule = rule(setting, epoch);
+    ours.rule = rule(shared, setting, epoch);
     let names = ours.rule.names_value();
     let generation = format!("e{epoch}.v{version}.{}", if door_open { "open" } else { "closed" });
     shared.unproven_file.write_rule(&names)?;
@@ -66,14 +66,15 @@ pub async fn configure(
         shared.lock().local.proven = None;
     }
     if door_open && was_open && fault::planted(Bug::RuleNotInForce) {
-        shared.lock().local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None });
+        shared.lock().local.in_force =
+            Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
         return Ok(());
     }
     if door_open {
         door::remember(&shared.layout.agent_dir, true)?;
         if !was_open {
             // From here on clients may come in, whatever becomes of this act.
-            shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });
+            shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None, named: 0 });
         }
     }
     let (generation, names) = write(shared, epoch, setting, version, door_open)?;
@@ -95,6 +96,7 @@ pub async fn configure(
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
     fault::reach("configure:shown", Some(&shared.layout.data_dir)).await;
+    twin::end_given_up(shared, &link, epoch, STATEMENT).await?;
     if !door_open && was_open {
         link.terminate_clients(&[], STATEMENT).await?;
     }
@@ -102,7 +104,7 @@ pub async fn configure(
         door::remember(&shared.layout.agent_dir, false)?;
     }
     let mut inner = shared.lock();
-    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None });
+    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
     inner.names_in_force = Some(names);
     inner.proven_link = (!door_open).then_some(link);
     drop(inner);
@@ -136,7 +138,7 @@ pub async fn start_primary(
     shared.lock().activity = Some("starting as primary".to_owned());
     let (_, names) = write(shared, epoch, setting, version, false)?;
     door::remember(&shared.layout.agent_dir, false)?;
-    shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open: false, upstream: None });
+    shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open: false, upstream: None, named: 0 });
     let limit = shared.agreed().map_or(60_000, |agreed| agreed.settings.restart_timeout_ms);
     let instance = instance(shared);
     let started = instance.start(StartAs::Primary, &spawn_options(shared), Duration::from_millis(limit)).await;
@@ -154,7 +156,7 @@ pub async fn start_primary(
     let at = insert_position(&link).await?;
     shared.promise(epoch, |promise| promise.promotion = Some(Promotion { fork: at, end: at }))?;
     let mut inner = shared.lock();
-    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None });
+    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
     inner.names_in_force = Some(names);
     inner.local.sealed = None;
     inner.local.wal_end = None;

@@ -64,10 +64,14 @@ async fn launch(
     inner.pinned = timeline != RecoveryTimeline::Latest;
     inner.local.fence_on_disk = true;
     inner.local.in_force = Some(match following {
-        Some((upstream, _)) => InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) },
+        Some((upstream, _)) => following_of(epoch, upstream),
         None => InForce::default(),
     });
     Ok(())
+}
+
+fn following_of(epoch: Epoch, upstream: &Upstream) -> InForce {
+    InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()), named: upstream.named }
 }
 
 /// A promotion that was cut off between its timeline's history file and its end-of-recovery record leaves a file that
@@ -94,7 +98,8 @@ async fn point_at(
     key: &MemberKey,
 ) -> anyhow::Result<()> {
     let role = &shared.access.replication_role;
-    let mut to = pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &key.sync_name(epoch));
+    let name = key.sync_name(epoch, upstream.named);
+    let mut to = pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &name);
     to.scram_plus = peers::trusted(shared, upstream).await?;
     {
         let mut inner = shared.lock();
@@ -150,8 +155,7 @@ pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key
         tracing::warn!(member = %shared.me(), "replay was paused; it goes on, for the primary has changed");
         instance(shared).connect("follow", STATEMENT).await?.resume_replay(STATEMENT).await?;
     }
-    shared.lock().local.in_force =
-        Some(InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) });
+    shared.lock().local.in_force = Some(following_of(epoch, upstream));
     Ok(())
 }
 

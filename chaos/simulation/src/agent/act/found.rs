@@ -79,7 +79,7 @@ pub async fn adopt_primary(c: &Ctx, epoch: Epoch, incarnation: Incarnation) -> R
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.signal = true);
     let mut inner = c.a.inner.borrow_mut();
-    inner.local.in_force = Some(InForce { epoch, version: None, door_open: true, upstream: None });
+    inner.local.in_force = Some(InForce { epoch, door_open: true, ..InForce::default() });
     inner.local.postgres = LocalPostgres::Starting;
     drop(inner);
     c.wake_look();

@@ -54,7 +54,8 @@ pub async fn configure(
         c.a.inner.borrow_mut().local.proven = None;
     }
     if door_open && !was_open {
-        c.a.inner.borrow_mut().local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None });
+        c.a.inner.borrow_mut().local.in_force =
+            Some(InForce { epoch, version: None, door_open, upstream: None, named: 0 });
     }
     let names = write(c, epoch, setting, version, door_open).await;
     if c.a.inner.borrow().postmaster.is_none() {
@@ -80,7 +81,7 @@ pub async fn configure(
         c.w.end_sessions(c.h);
     }
     let mut inner = c.a.inner.borrow_mut();
-    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None });
+    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
     inner.names_in_force = Some(names);
     Ok(())
 }
@@ -97,7 +98,8 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     .await;
     c.step("start-primary.promised").await;
     let names = write(c, epoch, setting, version, false).await;
-    c.a.inner.borrow_mut().local.in_force = Some(InForce { epoch, version: None, door_open: false, upstream: None });
+    c.a.inner.borrow_mut().local.in_force =
+        Some(InForce { epoch, version: None, door_open: false, upstream: None, named: 0 });
     let limit = c.agreed().map_or(60_000, |agreed| agreed.settings.restart_timeout_ms);
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.signal = false);
@@ -115,7 +117,7 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     let at = insert_position(c).await?;
     c.promise(|promise| promise.promotion = Some(Promotion { fork: at, end: at })).await;
     let mut inner = c.a.inner.borrow_mut();
-    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None });
+    inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
     inner.names_in_force = Some(names);
     inner.local.sealed = None;
     inner.local.wal_end = None;

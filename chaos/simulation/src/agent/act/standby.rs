@@ -48,10 +48,14 @@ async fn launch(c: &Ctx, epoch: Epoch, pinned: bool, following: Option<&(Upstrea
     inner.pinned = pinned;
     inner.local.fence_on_disk = true;
     inner.local.in_force = Some(match following {
-        Some((upstream, _)) => InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) },
+        Some((upstream, _)) => following_of(epoch, upstream),
         None => InForce::default(),
     });
     Ok(())
+}
+
+fn following_of(epoch: Epoch, upstream: &Upstream) -> InForce {
+    InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()), named: upstream.named }
 }
 
 /// A start that follows takes the newest history file for its target: those of timelines that never came to be go.
@@ -117,8 +121,7 @@ pub async fn follow(c: &Ctx, epoch: Epoch, upstream: &Upstream, key: &MemberKey)
     });
     point_at(c, epoch, upstream, key).await?;
     c.w.reload(c.h);
-    let in_force = InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()) };
-    c.a.inner.borrow_mut().local.in_force = Some(in_force);
+    c.a.inner.borrow_mut().local.in_force = Some(following_of(epoch, upstream));
     Ok(())
 }
 
