@@ -15,19 +15,26 @@ pub const LOOK_MS: u64 = 100;
 /// Whether anybody writes beside the canary, as its transaction ids show: two in a row have two numbers in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Company {
-    last: Option<(Time, u64)>,
+    last: Option<u64>,
     alone_since: Option<Time>,
+    waits: bool,
 }
 
 impl Company {
     /// A canary that began then committed under that transaction id.
     pub fn committed(&mut self, began: Time, xid: u64) {
-        let alone = self.last.is_some_and(|(_, last)| last.checked_add(1) == Some(xid));
+        let alone = self.last.is_some_and(|last| last.checked_add(1) == Some(xid));
         self.alone_since = if alone { self.alone_since } else { None }.or(Some(began));
-        self.last = Some((began, xid));
+        self.last = Some(xid);
+        self.waits = false;
     }
 
-    /// A canary failed, waits, or another server is asked from now on: nothing is known.
+    /// A canary waits: whoever else writes will be known by its transaction id.
+    pub const fn waiting(&mut self) {
+        self.waits = true;
+    }
+
+    /// A canary failed, or another server is asked from now on: nothing is known.
     pub fn unknown(&mut self) {
         *self = Self::default();
     }
@@ -56,16 +63,22 @@ pub fn rests(
     settings: &Settings,
     now: Time,
 ) -> bool {
-    let (Some((_, last)), Some(alone_since), Some(writers), Some(renewed)) =
+    let (Some(last), Some(alone_since), Some(writers), Some(renewed)) =
         (company.last, company.alone_since, writers, renewed_sent_at)
     else {
         return false;
     };
-    // A third of the lease: two thirds are left for a canary to take its place, before the primary begins to stop.
-    let renewed = now.since(renewed) <= settings.lease_ms / 3;
+    // At the next look half the lease is left for a canary to take its place; the primary begins to stop at a third.
+    let renewed = now.since(renewed) <= (settings.lease_ms / 2).saturating_sub(LOOK_MS);
     let sampled = now.since(writers.at) <= 3 * settings.heartbeat_ms;
     let nobody = writers.under_way == 0 && last.checked_add(1) == Some(writers.next_xid);
-    settled && writers.archives_by_time && renewed && sampled && nobody && now.since(alone_since) >= ALONE_MS
+    settled
+        && !company.waits
+        && writers.archives_by_time
+        && renewed
+        && sampled
+        && nobody
+        && now.since(alone_since) >= ALONE_MS
 }
 
 #[cfg(test)]
@@ -106,9 +119,13 @@ mod tests {
         }
         assert!(!at(&alone(), idle(), renewed, false, NOW), "a rule is being changed");
         assert!(!at(&alone(), idle(), None, true, NOW), "no lease");
-        assert!(!at(&alone(), idle(), Some(NOW.minus(401)), true, NOW), "a renewal is missing");
+        assert!(!at(&alone(), idle(), Some(NOW.minus(501)), true, NOW), "a renewal is missing");
         assert!(!rests(&alone(), None, renewed, true, &Settings::default(), NOW));
         let mut company = alone();
+        company.waiting();
+        assert!(!at(&company, idle(), renewed, true, NOW), "it hangs");
+        company.committed(NOW, 8);
+        assert!(at(&company, Writers { next_xid: 9, ..idle() }, renewed, true, NOW), "a slow one changes nothing");
         company.unknown();
         assert!(!at(&company, idle(), renewed, true, NOW), "nothing is known of the company");
     }

@@ -107,7 +107,7 @@ async fn beat(
             renewals.send(Renewal::Canary { epoch, began_at: Time(began_ms) }).ok();
         }
         Ok(Beat::Pending { began_ms }) => {
-            company.unknown();
+            company.waiting();
             let mut inner = shared.lock();
             let seen = inner.sample.as_ref().filter(|(_, at)| clock::now().since(*at) <= FRESH_MS);
             let lock = seen.and_then(|(sample, at)| sample.canary_lock.clone().map(|of| (of, *at)));
