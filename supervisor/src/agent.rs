@@ -49,7 +49,7 @@ impl Agent {
         let renewals = right::start(Arc::clone(&shared));
         shared.renewals.set(renewals.clone()).ok();
         sampler::start(Arc::clone(&shared));
-        canary::start(Arc::clone(&shared), renewals.clone());
+        canary::start(Arc::clone(&shared));
         prober::start(Arc::clone(&shared));
         access::start(Arc::clone(&shared));
         peers::start(Arc::clone(&shared));

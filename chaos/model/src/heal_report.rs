@@ -70,6 +70,7 @@ fn report(model: &Durability, world: &World, agreed: &ClusterState, member: Memb
         discarded_wal: None,
         unproven: Vec::new(),
         shown_to_leader: None,
+        echo: None,
     })
 }
 

@@ -75,7 +75,8 @@ fn entries_that_are_acknowledged_before_they_are_flushed_are_found() {
 #[test]
 fn votes_that_are_not_flushed_are_found() {
     let found = broken(1..=300, &options(false, Some(Planted::VoteNotFlushed)));
-    assert!(matches!(found, Some((_, "agreement"))), "{found:?}");
+    // openraft itself may notice first, and end.
+    assert!(matches!(found, Some((_, "agreement" | "raft"))), "{found:?}");
 }
 
 /// Storms in which a leader lost power before its own disk had an entry that a follower had, came back, and led on in its old

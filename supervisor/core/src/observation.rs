@@ -119,8 +119,14 @@ impl Observations {
         }
     }
 
-    /// What the primary itself shows, and what others heard of it from the leader before this one.
+    /// What the primary itself shows, and what others heard of it from the leader before this one. Counted from a moment
+    /// that was not after the sending of the report: what was shown before it lay on its way was not shown later.
     fn note_shown(&mut self, agreed: &ClusterState, report: &Report, at: Time) {
+        let Some((clock, ago_ms)) = report.echo else { return };
+        if clock.node != self.me || clock.since != self.since {
+            return;
+        }
+        let at = at.min(clock.at.plus(ago_ms));
         let own = match &report.postgres {
             PostgresReport::Primary(primary) => agreed
                 .reign()

@@ -4,11 +4,12 @@
 
 use crate::{
     command::Proof,
-    id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, Revision, RuleVersion, TimelineId},
+    id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, NodeId, Revision, RuleVersion, TimelineId},
     lsn::Lsn,
     member::MemberSpec,
     reign::{Promotion, Seal},
     rpo::UnprovenReport,
+    time::Time,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -62,6 +63,10 @@ pub struct Report {
     /// next leader, who may never hear of that primary.
     #[serde(default)]
     pub shown_to_leader: Option<(Epoch, u64)>,
+    /// The newest clock of a leader that came with an answer, and how long ago that came, in milliseconds: by it that leader
+    /// knows a moment of its own clock that was not after the sending of this report, however slow the network is.
+    #[serde(default)]
+    pub echo: Option<(LeaderClock, u64)>,
 }
 
 impl Report {
@@ -306,6 +311,20 @@ pub struct Answer {
     /// The primary's agent is late: its port is worth a probe. `None` from a leader that does not tell.
     #[serde(default)]
     pub primary_late: Option<bool>,
+    /// When this was sent.
+    #[serde(default)]
+    pub clock: Option<LeaderClock>,
+}
+
+/// A moment on a leader's own clock. Of use to that leader only, and only while it leads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderClock {
+    /// Its node.
+    pub node: NodeId,
+    /// When it began to listen.
+    pub since: Time,
+    /// The moment.
+    pub at: Time,
 }
 
 /// When a leader has seen the rule of a reign in force.

@@ -77,7 +77,7 @@ mod ledger;
 mod now;
 mod verdict;
 
-pub use ledger::{Ledger, Stretch};
+pub use ledger::{Canaries, Ledger, Stretch};
 pub use now::doubts_now;
 pub use verdict::{Ground, Verdict, unseen_max_ms, verdict};
 

@@ -134,6 +134,7 @@ impl Agreed {
             discarded_wal: None,
             unproven: Vec::new(),
             shown_to_leader: None,
+            echo: None,
         }
     }
 

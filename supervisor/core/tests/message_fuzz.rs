@@ -113,7 +113,7 @@ fn report(cluster: &ClusterState, number: u8) -> Report {
         "discarded_wal": {"epoch": 1, "timeline": 1, "from": 1, "to": 2, "kept_in": "x"},
         "unproven": [{"epoch": cluster.epoch, "id": 5, "cause": "rule-not-in-force", "detail": "x", "began_ago_ms": 9,
             "ended_ago_ms": 2}],
-        "shown_to_leader": [cluster.epoch, 7],
+        "shown_to_leader": [cluster.epoch, 7], "echo": [{"node": 1, "since": 0, "at": 5}, 3],
     });
     serde_json::from_value(value).expect("a report as agents send it")
 }
@@ -153,7 +153,7 @@ proptest! {
     ) {
         let (state, cluster) = life(&rolls);
         same_again(&state);
-        let answer = Answer { state: Some(Box::new(cluster.clone())), renewed: Some(1), refused: None, shown: None, primary_late: None };
+        let answer = Answer { state: Some(Box::new(cluster.clone())), renewed: Some(1), refused: None, shown: None, primary_late: None, clock: None };
         same_again(&answer);
         let agreed = arrived(&answer, &edits).and_then(|answer| answer.state).map_or(cluster.clone(), |state| *state);
         let local = serde_json::json!({

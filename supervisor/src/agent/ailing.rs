@@ -77,5 +77,6 @@ fn report(config: &Config, why: &str) -> Option<Report> {
         discarded_wal: None,
         unproven: Vec::new(),
         shown_to_leader: None,
+        echo: None,
     })
 }

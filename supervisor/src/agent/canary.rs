@@ -1,6 +1,6 @@
 //! The canary's task: a small commit under the rule, several times a second, while this member is a primary.
 
-use super::{right::Renewal, shared::Shared};
+use super::shared::Shared;
 use crate::clock;
 use pgvigil_consensus::grid;
 use pgvigil_core::{
@@ -11,7 +11,7 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::{Beat, Canary};
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 /// Ends of canary records remembered, to measure standbys by: a few seconds' worth.
 const RECORDS: usize = 64;
@@ -19,7 +19,7 @@ const RECORDS: usize = 64;
 const FRESH_MS: u64 = 2_000;
 
 /// Starts the task.
-pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
+pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
         let mut canary: Option<(i32, Canary)> = None;
         let mut company = Company::default();
@@ -39,7 +39,7 @@ pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
                         continue;
                     }
                     if let Some((_, canary)) = canary.as_mut() {
-                        beat(&shared, canary, pause, epoch, &renewals, &mut company).await;
+                        beat(&shared, canary, pause, epoch, &mut company).await;
                     }
                 }
                 None => canary = None,
@@ -82,14 +82,7 @@ fn rests(shared: &Shared, company: &Company) -> bool {
     pace::rests(company, writers.as_ref(), renewed, settled, &agreed.settings, clock::now())
 }
 
-async fn beat(
-    shared: &Shared,
-    canary: &mut Canary,
-    wait: Duration,
-    epoch: Epoch,
-    renewals: &mpsc::UnboundedSender<Renewal>,
-    company: &mut Company,
-) {
+async fn beat(shared: &Shared, canary: &mut Canary, wait: Duration, epoch: Epoch, company: &mut Company) {
     match canary.beat(wait).await {
         Ok(Beat::Acknowledged { began_ms, lsn, xid, took }) => {
             company.committed(Time(began_ms), xid);
@@ -102,9 +95,9 @@ async fn beat(
             if inner.records.len() > RECORDS {
                 inner.records.remove(0);
             }
+            inner.canaries.acknowledged(epoch, Time(began_ms), clock::now());
             drop(inner);
             shared.problem("canary", None);
-            renewals.send(Renewal::Canary { epoch, began_at: Time(began_ms) }).ok();
         }
         Ok(Beat::Pending { began_ms }) => {
             company.waiting();

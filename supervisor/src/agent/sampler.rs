@@ -2,6 +2,7 @@
 
 use super::{
     door,
+    right::Renewal,
     shared::{Inner, Shared},
     twin, unproven,
 };
@@ -348,10 +349,15 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     check_names(inner, &sample);
     let evidence = unproven::look(inner, &sample, began);
     inner.replies.note(&sample.walsenders, began);
+    let rule = unproven::rule_in_force(inner, &sample) && inner.unproven.confirmed_by_standbys();
+    let canary = inner.canaries.looked(rule, began);
     inner.sample = Some((sample, began));
     drop(guard);
     if evidence {
         shared.evidence_changed();
+    }
+    if let (Some((epoch, began_at)), Some(renewals)) = (canary, shared.renewals.get()) {
+        renewals.send(Renewal::Canary { epoch, began_at }).ok();
     }
     if changed || senders_changed {
         shared.work.notify_one();

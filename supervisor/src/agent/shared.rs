@@ -23,8 +23,8 @@ use pgvigil_core::{
     local::{Directory, Local, LocalPostgres, Promise},
     lsn::Lsn,
     member::MemberSpec,
-    report::{DiscardedWal, Probe, Receiver},
-    rpo::Ledger,
+    report::{DiscardedWal, LeaderClock, Probe, Receiver},
+    rpo::{Canaries, Ledger},
     time::Time,
 };
 use pgvigil_postgres::{
@@ -213,6 +213,10 @@ pub struct Inner {
     pub peers: Peers,
     /// Where this standby was pointed at last, and whether that connection must bind its channel.
     pub pointed_at: Option<((String, u16), bool)>,
+    /// Canaries that give a right once a look has shown the rule in force.
+    pub canaries: Canaries,
+    /// The newest clock that came with a leader's answer, and when it came.
+    pub leader_clock: Option<(LeaderClock, Time)>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
     pub proven_link: Option<Link>,
 }
@@ -374,6 +378,8 @@ impl Shared {
             names: Names::new(),
             peers: Peers::new(),
             pointed_at: None,
+            canaries: Canaries::default(),
+            leader_clock: None,
             proven_link: None,
         };
         Ok(Self {

@@ -93,6 +93,14 @@ pub(super) fn weakens(setting: &str) -> bool {
     matches!(setting, "synchronous_standby_names" | "synchronous_commit" | "fsync" | "full_page_writes")
 }
 
+/// Whether a look shows the rule of this reign in force.
+pub(super) fn rule_in_force(inner: &Inner, sample: &Sample) -> bool {
+    let reigned = inner.local.promise.reigned;
+    !sample.in_recovery
+        && inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reigned && f.version.is_some())
+        && inner.names_in_force.as_ref() == Some(&sample.sync_names)
+}
+
 /// What a look that began at `began` shows of the rule: in force, or commits lowered. That the names differ is judged
 /// where they are put back. `true`: the evidence has changed.
 pub(super) fn look(inner: &mut Inner, sample: &Sample, began: Time) -> bool {
@@ -108,8 +116,7 @@ pub(super) fn look(inner: &mut Inner, sample: &Sample, began: Time) -> bool {
         );
         return inner.unproven_begins(Cause::RuleNotInForce, &text);
     }
-    let rule = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reigned && f.version.is_some())
-        && inner.names_in_force.as_ref() == Some(&sample.sync_names);
+    let rule = rule_in_force(inner, sample);
     let lowered = report::weakened(inner.slow.as_ref(), Some(&sample.sync_commit)).join("; ");
     let lowered = (!lowered.is_empty()).then_some(lowered.as_str());
     inner.unproven.looked(reigned, rule, lowered, began, clock::wall().0)

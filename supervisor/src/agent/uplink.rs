@@ -188,6 +188,9 @@ fn take(
     if let Some(state) = answer.state {
         shared.learn(*state);
     }
+    if let Some(told) = answer.clock {
+        shared.lock().leader_clock = Some((told, clock::now()));
+    }
     if let Some(shown) = answer.shown
         && let Some(beat) = sent.iter().find(|beat| beat.seq == shown.seq)
     {

@@ -8,7 +8,7 @@ use pgvigil_core::{
     id::{ClusterId, Epoch, MemberId, NodeId},
     lease,
     observation::Observations,
-    report::{PostgresReport, Report},
+    report::{LeaderClock, PostgresReport, Report},
     time::Time,
 };
 use std::{
@@ -70,6 +70,13 @@ impl Inbox {
     #[must_use]
     pub fn since(&self) -> Option<Time> {
         self.lock().since
+    }
+
+    /// This moment, for those who are answered now.
+    #[must_use]
+    pub fn clock(&self) -> Option<LeaderClock> {
+        let since = self.since()?;
+        Some(LeaderClock { node: self.me, since, at: clock::now() })
     }
 
     /// In which of Raft's terms it listens, if it does.

@@ -235,6 +235,7 @@ async fn answer(
         if !heard_new && frame.state.is_none() {
             continue;
         }
+        frame.clock = service.inbox.clock();
         let body = match serde_json::to_vec(&frame) {
             Ok(body) => body,
             Err(error) => {

@@ -55,6 +55,7 @@ fn report(name: &str, postgres: PostgresReport) -> Seen {
         discarded_wal: None,
         unproven: Vec::new(),
         shown_to_leader: None,
+        echo: None,
         was_member: false,
     };
     Seen { report, at: NOW.minus(20) }

@@ -306,5 +306,6 @@ fn report(agreed: &ClusterState) -> Report {
         discarded_wal: None,
         unproven: Vec::new(),
         shown_to_leader: None,
+        echo: None,
     }
 }

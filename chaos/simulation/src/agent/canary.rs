@@ -1,6 +1,6 @@
 //! The canary's task: a small commit under the rule, several times a second, while this member is a primary.
 
-use super::{right::Renewal, shared::Ctx};
+use super::shared::Ctx;
 use crate::{
     exec::Done,
     planted::Planted,
@@ -90,10 +90,10 @@ async fn beat(c: &Ctx, under_way: &mut Option<UnderWay>, pid: u64, epoch: Epoch,
         if inner.records.len() > RECORDS {
             inner.records.remove(0);
         }
+        let from = if c.w.planted == Some(Planted::RightFromReceipt) { c.now() } else { began };
+        inner.canaries.acknowledged(epoch, from, c.w.now(c.h));
         drop(inner);
         c.w.cover.hit("canary", "acknowledged");
-        let from = if c.w.planted == Some(Planted::RightFromReceipt) { c.now() } else { began };
-        c.renew(Renewal::Canary(epoch, from));
     } else {
         let mut inner = c.a.inner.borrow_mut();
         inner.canary_waiting_since = None;

@@ -2,6 +2,7 @@
 
 use super::{
     report::SYSTEM,
+    right::Renewal,
     shared::{Ctx, Inner},
 };
 use crate::postgres::server::Sample;
@@ -203,6 +204,14 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
         true => ledger.looked(epoch, rule, None, began, stamp),
         false => ledger.end_all(now),
     });
+    let canary = {
+        let mut inner = c.a.inner.borrow_mut();
+        let rule = rule && inner.unproven.confirmed_by_standbys();
+        inner.canaries.looked(rule, began)
+    };
+    if let Some((epoch, at)) = canary {
+        c.renew(Renewal::Canary(epoch, at));
+    }
     if changed || senders_changed {
         c.wake_work();
         c.wake_report();

@@ -13,8 +13,8 @@ use pgvigil_core::{
     lease::Right,
     local::{Local, LocalPostgres, Promise},
     lsn::Lsn,
-    report::{DiscardedWal, Probe},
-    rpo::Ledger,
+    report::{DiscardedWal, LeaderClock, Probe},
+    rpo::{Canaries, Ledger},
     time::Time,
 };
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
@@ -73,6 +73,10 @@ pub struct Inner {
     pub unproven: Ledger,
     /// When the leader heard last had seen the rule of that reign in force.
     pub shown_to_leader: Option<(Epoch, Time)>,
+    /// Canaries that give a right once a look has shown the rule in force.
+    pub canaries: Canaries,
+    /// The newest clock that came with a leader's answer, and when it came.
+    pub leader_clock: Option<(LeaderClock, Time)>,
     /// What makes the right longer, not yet told to the guard.
     pub renewals: VecDeque<super::right::Renewal>,
 }
@@ -168,6 +172,8 @@ impl Agent {
             stopping: false,
             unproven: Ledger::recovered(disk.unproven.clone(), w.now(host)),
             shown_to_leader: None,
+            canaries: Canaries::default(),
+            leader_clock: None,
             renewals: VecDeque::new(),
         };
         Self {

@@ -5,7 +5,7 @@ use crate::{controller, planted::Planted};
 use pgvigil_core::{
     cluster::ClusterState,
     id::Epoch,
-    report::{PostgresReport, ShownToLeader},
+    report::{LeaderClock, PostgresReport, ShownToLeader},
     time::Time,
 };
 use std::{collections::VecDeque, rc::Rc};
@@ -42,6 +42,8 @@ pub struct Answer {
     pub renewed: Option<u64>,
     /// When this leader has seen the rule in force last.
     pub shown: Option<ShownToLeader>,
+    /// When this was sent.
+    pub clock: Option<LeaderClock>,
 }
 
 /// The shorter way for a voter: its own applied state is agreed too.
@@ -101,6 +103,9 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
                     heard_at = c.now();
                     if let Some(state) = answer.state {
                         c.learn(state);
+                    }
+                    if let Some(clock) = answer.clock {
+                        c.a.inner.borrow_mut().leader_clock = Some((clock, heard_at));
                     }
                     if let Some(shown) = answer.shown
                         && let Some(beat) = sent.iter().find(|beat| beat.seq == shown.seq)

@@ -17,7 +17,7 @@ use pgvigil_core::{
     listening::{Listening, listening},
     observation::Observations,
     placement,
-    report::Report,
+    report::{LeaderClock, Report},
     time::Time,
     trace::{Decided, Line},
 };
@@ -52,6 +52,13 @@ impl Controller {
         drop(inbox);
         self.poke.notify(&w.exec);
         true
+    }
+
+    /// This moment, for those who are answered now.
+    pub fn clock(&self, at: Time) -> Option<LeaderClock> {
+        let inbox = self.inbox.borrow();
+        let seen = inbox.as_ref()?;
+        Some(LeaderClock { node: seen.me, since: seen.since, at })
     }
 
     /// When the rule was last shown in force, before `at`.

@@ -246,6 +246,7 @@ async fn answer(w: W, stream: Rc<Stream>) {
             told = agreed.revision;
             frame.state = Some(agreed);
         }
+        frame.clock = controller.clock(w.now(host));
         if heard_new || frame.state.is_some() {
             stream.post(&w, Mail::Answer(stream.id, frame));
         }

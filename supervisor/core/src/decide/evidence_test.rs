@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     id::Epoch,
-    report::Report,
+    report::{LeaderClock, Report},
     rpo::{Cause, Verdict, verdict},
     testing::World,
 };
@@ -13,7 +13,13 @@ fn said(id: u64, cause: Cause, began_ago_ms: u64, ended_ago_ms: Option<u64>) -> 
 fn shown(world: &World, unproven: Vec<UnprovenReport>) -> Report {
     let ago = unproven.iter().all(|said| said.ended_ago_ms.is_some()).then_some(100);
     let report = world.primary_report_with(&[1, 2], |primary| primary.shown_ago_ms = ago);
-    Report { unproven, ..report }
+    Report { unproven, echo: echo(world, 0), ..report }
+}
+
+/// Nothing of the network's slowness is known but that the answer before this report came `ago_ms` before it was sent.
+fn echo(world: &World, ago_ms: u64) -> Option<(LeaderClock, u64)> {
+    let at = world.now.minus(ago_ms);
+    Some((LeaderClock { node: world.seen.me, since: world.seen.since, at }, ago_ms))
 }
 
 fn noted(world: &mut World) -> Vec<Unproven> {
@@ -83,8 +89,11 @@ fn what_was_reported_is_agreed_before_the_appointment() {
 fn the_next_leader_knows_from_the_others_until_when_the_rule_was_shown() {
     for heard_itself in [true, false] {
         let mut world = World::serving(3, 1);
-        let from_others =
-            |world: &World, n| Report { shown_to_leader: Some((Epoch(1), 700)), ..world.sealed_report(n, (1, 300)) };
+        let from_others = |world: &World, n| Report {
+            shown_to_leader: Some((Epoch(1), 700)),
+            echo: echo(world, 30),
+            ..world.sealed_report(n, (1, 300))
+        };
         if heard_itself {
             world.hear(shown(&world, Vec::new()));
             world.wait(500);
@@ -133,4 +142,18 @@ fn a_stretch_of_which_the_agent_knows_nothing_any_more_ends_when_the_rule_is_sho
     world.hear(shown(&world, Vec::new()));
     assert_eq!(noted(&mut world)[0].until, Some(WallTime(49_900)));
     world.idle();
+}
+
+/// A report that lay on its way for long shows nothing of that time, and one that answers another leader nothing at all.
+#[test]
+fn a_slow_network_makes_nothing_shown_later_than_it_was() {
+    let mut world = World::serving(3, 1);
+    let (now, node, since) = (world.now, world.seen.me, world.seen.since);
+    let late =
+        Report { echo: Some((LeaderClock { node, since, at: now.minus(900) }, 50)), ..shown(&world, Vec::new()) };
+    let other = Report { echo: Some((LeaderClock { node, since: now, at: now }, 0)), ..late.clone() };
+    world.hear(other);
+    assert_eq!(world.seen.rule_shown, None);
+    world.hear(late);
+    assert_eq!(world.seen.rule_shown, Some((Epoch(1), now.minus(950))));
 }

@@ -25,6 +25,33 @@ pub struct Stretch {
     pub ended: Option<Time>,
 }
 
+/// Canaries that were acknowledged and give no right yet: an acknowledgement shows that k standbys were unsealed only where
+/// the rule was in force, and that the next look shows. One that was acknowledged while somebody had taken the rule out of
+/// force would make the right of a primary longer whose successor is being sealed. Keeps S3 (found by the simulation).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Canaries(Vec<(Epoch, Time, Time)>);
+
+impl Canaries {
+    /// One of `epoch` that began at `began` was acknowledged before `now`.
+    pub fn acknowledged(&mut self, epoch: Epoch, began: Time, now: Time) {
+        self.0.push((epoch, began, now));
+    }
+
+    /// A look that began at `at` showed whether the rule was in force: the epoch and beginning of the newest canary that was
+    /// acknowledged before it and counts by that. Where it was not in force none counts that was acknowledged so far.
+    pub fn looked(&mut self, rule: bool, at: Time) -> Option<(Epoch, Time)> {
+        if !rule {
+            self.0.clear();
+            return None;
+        }
+        let counts =
+            self.0.iter().filter(|(_, _, acknowledged)| *acknowledged <= at).map(|(epoch, began, _)| (*epoch, *began));
+        let newest = counts.max();
+        self.0.retain(|(_, _, acknowledged)| *acknowledged > at);
+        newest
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -117,6 +144,13 @@ impl Ledger {
         self.stretches.iter().any(|stretch| stretch.ended.is_none())
     }
 
+    /// Whether an acknowledgement shows that k standbys confirmed it: nothing goes on that lets others, or nobody, confirm.
+    #[must_use]
+    pub fn confirmed_by_standbys(&self) -> bool {
+        let others = |cause| matches!(cause, Cause::RuleNotInForce | Cause::ReloadByOthers | Cause::NameTakenTwice);
+        !self.stretches.iter().any(|stretch| stretch.ended.is_none() && others(stretch.cause))
+    }
+
     /// What is not agreed yet, for the next report.
     #[must_use]
     pub fn reports(&self, agreed: Option<&ClusterState>, now: Time) -> Vec<UnprovenReport> {
@@ -174,6 +208,21 @@ mod tests {
             reports.iter().map(|r| (r.id, r.began_ago_ms, r.ended_ago_ms)).collect::<Vec<_>>(),
             [(7, 40, Some(20)), (8, 10, None)]
         );
+    }
+
+    #[test]
+    fn a_canary_counts_by_a_look_that_began_after_it_and_shows_the_rule() {
+        let mut canaries = Canaries::default();
+        canaries.acknowledged(Epoch(2), Time(100), Time(110));
+        canaries.acknowledged(Epoch(2), Time(200), Time(210));
+        assert_eq!(canaries.looked(true, Time(105)), None);
+        assert_eq!(canaries.looked(true, Time(205)), Some((Epoch(2), Time(100))));
+        // Taken out of force by hand: the one after it counts for nothing, whatever is put back.
+        canaries.acknowledged(Epoch(2), Time(220), Time(230));
+        assert_eq!(canaries.looked(false, Time(240)), None);
+        assert_eq!(canaries.looked(true, Time(300)), None);
+        canaries.acknowledged(Epoch(2), Time(310), Time(320));
+        assert_eq!(canaries.looked(true, Time(330)), Some((Epoch(2), Time(310))));
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl World {
             discarded_wal: None,
             unproven: Vec::new(),
             shown_to_leader: None,
+            echo: None,
             was_member: false,
         }
     }
