@@ -22,6 +22,7 @@ mod report;
 mod right;
 mod role;
 mod sampler;
+mod scene;
 pub mod shared;
 mod twin;
 mod unproven;
@@ -54,6 +55,7 @@ impl Agent {
         access::start(Arc::clone(&shared));
         peers::start(Arc::clone(&shared));
         uplink::start(Arc::clone(&shared), renewals);
+        scene::start(Arc::clone(&shared));
         worker::start(Arc::clone(&shared));
         Ok(Some(Self { shared }))
     }

@@ -12,6 +12,9 @@ pub use events::{EventDocument, events_between};
 use pgvigil_core::member::Tier;
 use serde::{Deserialize, Serialize};
 
+/// The code of the finding that a voter's Raft store was emptied: one voter fewer than people think.
+pub const VOTER_EMPTIED: &str = "voter-emptied";
+
 /// How many of the newest incidents a status holds.
 pub const INCIDENTS_IN_STATUS: usize = 5;
 
@@ -50,6 +53,12 @@ pub struct StatusDocument {
     pub rpo: RpoDocument,
     /// What an operator asked for and has not begun.
     pub request: String,
+    /// The revision as which that was agreed; 0: nothing is asked for.
+    pub request_revision: u64,
+    /// The revision as which the request that was dropped last had been agreed; 0: none was.
+    pub dropped_revision: u64,
+    /// Why it was dropped.
+    pub dropped_because: String,
     /// Former primaries that are not yet known to serve nobody.
     pub unfenced: Vec<String>,
     /// Problems, and decisions that wait for something.
@@ -223,6 +232,8 @@ pub struct IncidentDocument {
     pub outcome: String,
     /// From the first sign to the open door.
     pub to_open_ms: Option<u64>,
+    /// The revision as which an operator asked for it; 0: nobody did.
+    pub request_revision: u64,
 }
 
 /// A phase of a change of primary.

@@ -217,6 +217,10 @@ fn normalise(cluster: &mut ClusterState) {
     cluster.revision = Revision(0);
     cluster.incidents.clear();
     cluster.request_dropped = None;
+    cluster.request_dropped_of = Revision(0);
+    if let Some(request) = &mut cluster.request {
+        request.revision = Revision(0);
+    }
     if let Some(change) = &mut cluster.change {
         change.reason.clear();
     }

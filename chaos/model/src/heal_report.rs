@@ -71,6 +71,7 @@ fn report(model: &Durability, world: &World, agreed: &ClusterState, member: Memb
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
+        disk_full: false,
     })
 }
 

@@ -12,7 +12,7 @@ mod rules;
 use crate::{
     cluster::{ClusterState, FORMAT, REIGNS_MAX, State},
     command::{Command, Outcome, Proposal, Refusal, RefusalCode},
-    id::Revision,
+    id::{NodeId, Revision},
     incident::INCIDENTS_MAX,
 };
 
@@ -48,6 +48,9 @@ fn try_apply(state: &mut State, proposal: &Proposal) -> Result<Revision, Refusal
         state.clusters.insert(proposal.cluster.clone(), cluster);
         return Ok(Revision(0));
     }
+    if let Command::RememberStore { node, store } = proposal.command {
+        return remember(state, node, store);
+    }
     let Some(cluster) = state.clusters.get_mut(&proposal.cluster) else {
         return refuse(RefusalCode::UnknownCluster, format!("no cluster is named {}", proposal.cluster));
     };
@@ -68,9 +71,27 @@ fn try_apply(state: &mut State, proposal: &Proposal) -> Result<Revision, Refusal
     Ok(revision)
 }
 
+fn remember(state: &mut State, node: NodeId, store: u64) -> Result<Revision, Refusal> {
+    match state.stores.get(&node) {
+        Some(known) if *known == store => refuse(RefusalCode::Exists, format!("the store of node {node} is known")),
+        Some(known) => refuse(
+            RefusalCode::NameTaken,
+            format!(
+                "node {node} was used with Raft store {known:016x}, and {store:016x} is another one: what the first one \
+                 promised still counts. Give the node an id that was never used"
+            ),
+        ),
+        None => {
+            state.stores.insert(node, store);
+            Ok(Revision(0))
+        }
+    }
+}
+
 fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
     match &proposal.command {
         Command::CreateCluster { .. } => refuse(RefusalCode::Exists, "the cluster exists already"),
+        Command::RememberStore { .. } => refuse(RefusalCode::BadValue, "a store is of the group, not of a cluster"),
         Command::RegisterMember { spec } => members::register(cluster, spec),
         Command::NewIncarnation { member, replaces } => members::new_incarnation(cluster, member, *replaces),
         Command::RequestReinit { member } => members::request_reinit(cluster, member),

@@ -263,3 +263,83 @@ fn a_primary_that_was_paused_is_owed_a_real_fence() {
     world.must(command);
     assert!(world.cluster().fence_debts[0].unguarded);
 }
+
+/// A rule counts only whoever sealed and can follow as it is: others may be gone, or confirm nothing before they are
+/// made anew.
+#[test]
+fn a_rule_of_an_appointment_counts_sealed_members_that_are_not_ahead() {
+    let appointing = |positions: [Option<u64>; 2], cohort: usize| {
+        let mut world = World::serving(3, 1);
+        world.begin(2);
+        let mut seals = vec![world.seal(2, 1, (1, 300))];
+        for (number, at) in [0, 2].into_iter().zip(positions) {
+            seals.extend(at.map(|at| world.seal(2, number, (1, at))));
+        }
+        let setting = Setting::new(1, [world.key(cohort)]);
+        let command = world.appoint(2, 1, 2, seals);
+        let Command::Appoint { epoch, primary, start, timeline, seals, .. } = command else { panic!() };
+        (world, Command::Appoint { epoch, primary, start, timeline, seals, setting })
+    };
+    let (mut world, command) = appointing([Some(310), Some(300)], 0);
+    assert_eq!(world.refused(command), RefusalCode::BadValue, "the old primary is ahead");
+    let (mut world, command) = appointing([None, Some(300)], 0);
+    assert_eq!(world.refused(command), RefusalCode::BadValue, "it did not seal");
+    let (mut world, command) = appointing([Some(300), Some(300)], 0);
+    world.must(command);
+}
+
+/// Whoever asked for a change of primary knows its own: by the revision of the request.
+#[test]
+fn an_incident_names_the_request_that_it_fulfils_and_a_request_its_end() {
+    let mut world = World::serving(3, 1);
+    let kind = ElectionKind::Switchover { to: Some(name(1)) };
+    world.must(Command::RequestElection { kind: kind.clone() });
+    let asked_as = world.cluster().revision;
+    world.must(begin(2, kind.clone()));
+    assert_eq!(world.cluster().incidents[0].request, Some(asked_as));
+    assert_eq!(world.cluster().request_dropped, None);
+
+    // A failover comes first: the request is over, and not by it.
+    let mut world = World::serving(3, 1);
+    world.must(Command::RequestElection { kind: kind.clone() });
+    let asked_as = world.cluster().revision;
+    world.begin(2);
+    assert_eq!((world.cluster().incidents[0].request, &world.cluster().request), (None, &None));
+    assert_eq!(world.cluster().request_dropped_of, asked_as);
+    assert!(world.cluster().request_dropped.as_ref().unwrap().contains("failover began first"));
+
+    // Force comes before.
+    let mut world = World::serving(3, 1);
+    world.must(Command::RequestElection { kind });
+    let asked_as = world.cluster().revision;
+    let forced = ElectionKind::Forced { to: None, old_primary_is_off: false, give_up: [].into() };
+    world.must(Command::RequestElection { kind: forced });
+    assert_eq!(world.cluster().request_dropped_of, asked_as);
+}
+
+/// What nobody could ever confirm is not begun, whatever a leader believes.
+#[test]
+fn a_switchover_after_which_too_few_could_confirm_is_refused() {
+    let mut world = World::serving(3, 1);
+    world.set(|settings| settings.sync_standbys = 3);
+    for to in [Some(name(1)), None] {
+        let kind = ElectionKind::Switchover { to };
+        assert_eq!(world.refused(Command::RequestElection { kind: kind.clone() }), RefusalCode::Ineligible);
+        assert_eq!(world.refused(begin(2, kind)), RefusalCode::Ineligible);
+    }
+    world.begin(2);
+}
+
+/// Case 07: an id that was used with one Raft store never comes to stand for another.
+#[test]
+fn a_node_is_remembered_with_its_first_store() {
+    let mut world = World::serving(3, 1);
+    let revision = world.cluster().revision;
+    let remember = |node: u64, store: u64| Command::RememberStore { node: NodeId(node), store };
+    world.must(remember(3, 7));
+    assert_eq!(world.refused(remember(3, 7)), RefusalCode::Exists);
+    assert_eq!(world.refused(remember(3, 8)), RefusalCode::NameTaken);
+    world.must(remember(4, 8));
+    assert_eq!(world.state.stores, [(NodeId(3), 7), (NodeId(4), 8)].into());
+    assert_eq!(world.cluster().revision, revision, "no cluster has changed");
+}

@@ -1,9 +1,9 @@
 //! The agreed state: everything that a decision of one leader tells the next, keyed by cluster.
 
 use crate::{
-    id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, Revision, TimelineId},
+    id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, NodeId, Revision, TimelineId},
     incident::Incident,
-    member::Member,
+    member::{Member, Tier},
     reign::{Election, ElectionKind, FenceDebt, Reign, Start},
     rule::{Rule, Setting},
     settings::Settings,
@@ -21,11 +21,15 @@ pub struct State {
     pub format: u32,
     /// The clusters by name.
     pub clusters: BTreeMap<ClusterId, ClusterState>,
+    /// The Raft store of each node that ever had a vote: an id is never used again with another one, also by nodes that
+    /// joined later. Keeps S4.
+    #[serde(default)]
+    pub stores: BTreeMap<NodeId, u64>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { format: FORMAT, clusters: BTreeMap::new() }
+        Self { format: FORMAT, clusters: BTreeMap::new(), stores: BTreeMap::new() }
     }
 }
 
@@ -36,6 +40,10 @@ pub struct Request {
     pub kind: ElectionKind,
     /// Who asked.
     pub by: String,
+    /// The revision as which it was agreed: whoever asked knows its own change of primary by it. 0: asked for in an
+    /// older format.
+    #[serde(default)]
+    pub revision: Revision,
 }
 
 /// A change of the durability rule inside a reign, of which the wide rule is agreed and the final one is not.
@@ -91,8 +99,11 @@ pub struct ClusterState {
     pub shortened_lease_ms: u64,
     /// What an operator asked for.
     pub request: Option<Request>,
-    /// Why the last request was dropped.
+    /// Why the last request that was dropped was.
     pub request_dropped: Option<String>,
+    /// The revision as which that request had been agreed.
+    #[serde(default)]
+    pub request_dropped_of: Revision,
     /// The newest incidents, oldest first; bounded.
     pub incidents: Vec<Incident>,
 }
@@ -125,6 +136,7 @@ impl ClusterState {
             shortened_lease_ms: 0,
             request: None,
             request_dropped: None,
+            request_dropped_of: Revision(0),
             incidents: Vec::new(),
         }
     }
@@ -203,6 +215,23 @@ impl ClusterState {
             r.primary == *key && (r.promotion.is_some() || matches!(r.start, Start::Continue | Start::Adopt))
         };
         self.reigns.iter().rev().find(reigned).map(|r| r.epoch)
+    }
+
+    /// How many members could confirm commits of `primary`, whoever is there at the moment.
+    #[must_use]
+    pub fn confirmers(&self, primary: Option<&MemberId>) -> usize {
+        let countable = |m: &&Member| m.spec.tier != Tier::Backup && !m.leaving && self.is_counted(&m.key());
+        let others = self.members.values().filter(countable).filter(|m| Some(&m.spec.member) != primary).count();
+        // Whoever is chosen does not confirm its own commits.
+        if primary.is_none() { others.saturating_sub(1) } else { others }
+    }
+
+    /// Forgets what an operator asked for, and says why.
+    pub(crate) fn drop_request(&mut self, why: String) {
+        if let Some(request) = self.request.take() {
+            self.request_dropped = Some(why);
+            self.request_dropped_of = request.revision;
+        }
     }
 
     /// Whether any open rule names `member` in any incarnation, as standby or as primary.

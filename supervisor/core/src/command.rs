@@ -237,6 +237,13 @@ pub enum Command {
         /// Until when the rule was shown in force, before the election under way.
         shown: Option<Shown>,
     },
+    /// A node has a vote, and this is its Raft store: of the group, not of one cluster.
+    RememberStore {
+        /// The node.
+        node: NodeId,
+        /// Its store's random id.
+        store: u64,
+    },
     /// Something became known about an incident.
     Note {
         /// Which.
@@ -275,6 +282,7 @@ impl Command {
             Self::ConfirmGuard { .. } => "confirm-guard",
             Self::CatchUp { .. } => "catch-up",
             Self::NoteUnproven { .. } => "note-unproven",
+            Self::RememberStore { .. } => "remember-store",
             Self::Note { .. } => "note",
         }
     }

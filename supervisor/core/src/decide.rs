@@ -4,6 +4,7 @@
 //! reasons too; they are the findings.
 
 mod bootstrap;
+mod braked;
 mod candidate;
 mod election;
 mod evidence;
@@ -14,6 +15,7 @@ mod requests;
 mod rules;
 mod twin;
 
+pub use braked::fruitless;
 pub use candidate::{Ineligible, may_take_over};
 pub use health::{Verdict, primary_health};
 
@@ -50,6 +52,8 @@ pub struct Decision {
     pub findings: Vec<Finding>,
     /// When to ask again even if nothing new is seen.
     pub wake_at: Option<Time>,
+    /// An election is due and held back: nothing that presumes a primary is decided meanwhile.
+    waits: bool,
 }
 
 impl Decision {
@@ -106,7 +110,7 @@ pub fn decide(agreed: &ClusterState, seen: &Observations, now: Time) -> Decision
     ];
     for step in steps {
         step(agreed, reign, seen, now, &mut decision);
-        if decision.is_made() {
+        if decision.is_made() || decision.waits {
             break;
         }
     }

@@ -1,7 +1,7 @@
 //! The record of a change of primary: reason, evidence, each phase with its time, outcome.
 
 use crate::{
-    id::{Epoch, MemberId},
+    id::{Epoch, MemberId, Revision},
     time::WallTime,
 };
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,9 @@ pub struct Incident {
     pub possible_data_loss: bool,
     /// How it ended.
     pub outcome: IncidentOutcome,
+    /// The revision as which an operator's request for it was agreed.
+    #[serde(default)]
+    pub request: Option<Revision>,
 }
 
 /// How many incidents a cluster keeps, and how many notes an incident.

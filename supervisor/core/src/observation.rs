@@ -4,8 +4,10 @@ use crate::{
     cluster::ClusterState,
     command::Command,
     id::{ClusterId, Epoch, MemberId, NodeId},
+    member::Tier,
     report::{PostgresReport, Report},
     rpo::Unproven,
+    settings::Settings,
     time::{Time, WallTime},
     twin::{self, Sight},
 };
@@ -32,6 +34,9 @@ pub struct Observations {
     pub since: Time,
     /// The newest report of each member.
     pub reports: BTreeMap<MemberId, Seen>,
+    /// How things were when this leader first saw the newest epoch begun: see [`Stage`].
+    #[serde(default)]
+    pub stage: Option<(Epoch, Stage)>,
     /// The newest lease renewal granted to the primary of each epoch, by receipt of the heartbeat.
     pub last_renewal: BTreeMap<Epoch, Time>,
     /// When this leader first saw the present reign appointed: no canary of an older reign began later.
@@ -62,6 +67,30 @@ pub struct Observations {
     pub sights: BTreeMap<MemberId, Sight>,
     /// Cluster names for which this leader's configuration asks creation.
     pub wanted_clusters: BTreeSet<ClusterId>,
+}
+
+/// What must change for an election to be promising although the ones before it came to nothing. Only compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// The members whose agents are heard, and whether each has room on its disk.
+    heard: BTreeMap<MemberId, bool>,
+    /// Who may be counted on: tier, and whether it is leaving.
+    members: BTreeMap<MemberId, (Tier, bool)>,
+    settings: Settings,
+}
+
+impl Stage {
+    /// How things are now.
+    #[must_use]
+    pub fn of(agreed: &ClusterState, seen: &Observations, now: Time) -> Self {
+        let limit = agreed.settings.standby_timeout_ms;
+        let heard = agreed.members.keys().filter_map(|member| {
+            let report = seen.fresh(member, now, limit)?;
+            Some((member.clone(), !report.disk_full))
+        });
+        let members = agreed.members.values().map(|m| (m.spec.member.clone(), (m.spec.tier, m.leaving)));
+        Self { heard: heard.collect(), members: members.collect(), settings: agreed.settings.clone() }
+    }
 }
 
 impl Observations {
@@ -159,6 +188,9 @@ impl Observations {
         self.request_seen = agreed.request.as_ref().map(|_| self.request_seen.unwrap_or(now));
         let incomplete = reign.filter(|r| r.promotion.is_some() && !r.complete).map(|r| r.epoch);
         first_seen(&mut self.incomplete_since, incomplete, now);
+        if self.stage.as_ref().is_none_or(|(epoch, _)| *epoch != agreed.epoch) {
+            self.stage = Some((agreed.epoch, Stage::of(agreed, self, now)));
+        }
     }
 
     /// Remembers, for an appointment that this leader is about to propose, when its sealed members last took WAL: no

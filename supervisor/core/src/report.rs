@@ -67,6 +67,9 @@ pub struct Report {
     /// knows a moment of its own clock that was not after the sending of this report, however slow the network is.
     #[serde(default)]
     pub echo: Option<(LeaderClock, u64)>,
+    /// There is hardly any room left for data or WAL.
+    #[serde(default)]
+    pub disk_full: bool,
 }
 
 impl Report {

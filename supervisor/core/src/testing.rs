@@ -145,7 +145,9 @@ impl World {
 
     pub(crate) fn appoint(&self, epoch: u64, number: usize, timeline: u32, seals: Vec<Seal>) -> Command {
         let primary = self.key(number);
-        let cohort: Vec<_> = seals.iter().map(|s| s.key.clone()).filter(|k| *k != primary).collect();
+        let at = seals.iter().find(|seal| seal.key == primary).map(|seal| seal.position);
+        let follows = |seal: &&Seal| seal.key != primary && Some(seal.position) <= at;
+        let cohort: Vec<_> = seals.iter().filter(follows).map(|seal| seal.key.clone()).collect();
         Command::Appoint {
             epoch: Epoch(epoch),
             primary,

@@ -135,6 +135,7 @@ impl Agreed {
             unproven: Vec::new(),
             shown_to_leader: None,
             echo: None,
+            disk_full: false,
         }
     }
 
@@ -467,7 +468,7 @@ fn a_promotion_that_was_not_recorded_is_read_again() {
         start: Start::Promote,
         timeline: TimelineId(2),
         setting: Setting::new(1, agreed.keys(&["c"])),
-        seals: vec![agreed.seal("b", 300)],
+        seals: vec![agreed.seal("b", 300), agreed.seal("c", 300)],
     };
     agreed.entry(appoint);
     let mut local = local(&agreed, "b", false);
@@ -533,7 +534,7 @@ fn an_appointee_that_does_not_know_its_end_reads_it_first() {
         start: Start::Promote,
         timeline: TimelineId(2),
         setting: Setting::new(1, agreed.keys(&["c"])),
-        seals: vec![agreed.seal("b", 300)],
+        seals: vec![agreed.seal("b", 300), agreed.seal("c", 300)],
     };
     agreed.entry(appoint);
     let mut local = local(&agreed, "b", true);

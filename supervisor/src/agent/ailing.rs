@@ -78,5 +78,6 @@ fn report(config: &Config, why: &str) -> Option<Report> {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
+        disk_full: false,
     })
 }

@@ -1,6 +1,9 @@
 //! Renders what the agent knows into a report. Ages are made here, on this host's clock, at the moment of sending.
 
-use super::shared::{Inner, Shared};
+use super::{
+    execute,
+    shared::{Inner, Shared},
+};
 use crate::clock;
 use pgvigil_core::{
     cluster::ClusterState,
@@ -43,7 +46,7 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
             probe
         }),
         activity: inner.activity.clone(),
-        problems: inner.problems.values().cloned().collect(),
+        problems: problems(inner, now),
         needs_new_incarnation: inner.needs_new_incarnation.clone(),
         was_member: inner.was_member,
         restarted: inner.local.promise.restarted,
@@ -51,7 +54,14 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
         unproven: inner.unproven.reports(agreed, now),
         echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
         shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
+        disk_full: inner.disk_full,
     })
+}
+
+/// What went wrong and is not known to be over. An act that fails is told from its first failure until it is done.
+fn problems(inner: &Inner, now: Time) -> Vec<String> {
+    let failing = inner.brake.failing().map(|held| format!("{}: {}", execute::name(&held.what), held.in_words(now)));
+    inner.problems.values().cloned().chain(failing).collect()
 }
 
 /// The newest epoch as whose primary nothing serves here, nor ever will: the fence is on disk, and an epoch older than the

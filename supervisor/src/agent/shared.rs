@@ -16,6 +16,7 @@ use crate::{
 };
 use pgvigil_consensus::Consensus;
 use pgvigil_core::{
+    brake::Brake,
     cluster::ClusterState,
     command::Proof,
     id::{ClusterId, Epoch, MemberId, NodeId},
@@ -168,6 +169,12 @@ pub struct Inner {
     pub probe: Option<(Probe, Time)>,
     /// What a longer act is doing.
     pub activity: Option<String>,
+    /// Acts that failed, and when each may be tried again.
+    pub brake: Brake<pgvigil_core::reconcile::Action, super::scene::Scene>,
+    /// There is hardly any room left for data or WAL.
+    pub disk_full: bool,
+    /// What a proof or a checkpoint waited for last, as far as it was told already.
+    pub aside_waits_for: Option<String>,
     /// What went wrong lately, by topic.
     pub problems: std::collections::BTreeMap<&'static str, String>,
     /// `reconcile`'s wish for a new incarnation.
@@ -356,6 +363,9 @@ impl Shared {
             proof: None,
             probe: None,
             activity: None,
+            brake: Brake::default(),
+            disk_full: false,
+            aside_waits_for: None,
             problems: std::collections::BTreeMap::new(),
             needs_new_incarnation: None,
             discarded: None,

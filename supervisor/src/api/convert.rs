@@ -52,7 +52,8 @@ both_ways!(EventDocument, Event { at_ms, kind, about, text });
 both_ways!(RpoDocument, Rpo { zero, why_not, writable, not_writable });
 both_ways!(RuleDocument, RuleStatus { epoch, version, k, cohort, open_rules, change });
 both_ways!(IncidentDocument, Incident {
-    number, kind, reason, evidence, by, from, to, notes, possible_data_loss, outcome, to_open_ms, loss
+    number, kind, reason, evidence, by, from, to, notes, possible_data_loss, outcome, to_open_ms, loss,
+    request_revision
 } lists { phases });
 both_ways!(MemberDocument, MemberStatus {
     name, priority, host, node, incarnation, state, timeline, flush_lsn, flush_lag_bytes, replay_lag_bytes, in_rule,
@@ -79,6 +80,9 @@ impl From<StatusDocument> for v1::Status {
             rule: document.rule.map(Into::into),
             rpo: Some(document.rpo.into()),
             request: document.request,
+            request_revision: document.request_revision,
+            dropped_revision: document.dropped_revision,
+            dropped_because: document.dropped_because,
             unfenced: document.unfenced,
             findings: document.findings,
             incidents: document.incidents.into_iter().map(Into::into).collect(),
@@ -107,6 +111,9 @@ impl From<v1::Status> for StatusDocument {
             rule: wire.rule.map(Into::into),
             rpo: wire.rpo.map(Into::into).unwrap_or_default(),
             request: wire.request,
+            request_revision: wire.request_revision,
+            dropped_revision: wire.dropped_revision,
+            dropped_because: wire.dropped_because,
             unfenced: wire.unfenced,
             findings: wire.findings,
             incidents: wire.incidents.into_iter().map(Into::into).collect(),

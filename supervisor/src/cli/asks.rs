@@ -13,21 +13,22 @@ use pgvigil_proto::v1;
 use serde_json::json;
 
 pub(super) async fn switchover(client: &mut Client, out: Output, args: SwitchoverArguments) -> Result<(), Failure> {
-    let question = v1::SwitchoverRequest { cluster: client.cluster(), to: args.to.unwrap_or_default(), by: operator() };
+    let to = args.to.clone().unwrap_or_default();
+    let question = v1::SwitchoverRequest { cluster: client.cluster(), to, by: operator() };
     let answer = client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.switchover(q).await }).await?;
-    change_of_primary(client, out, args.waiting, "switchover", answer).await
+    change_of_primary(client, out, args.waiting, "switchover", args.to.as_deref(), answer).await
 }
 
 pub(super) async fn failover(client: &mut Client, out: Output, args: FailoverArguments) -> Result<(), Failure> {
     let question = v1::FailoverRequest {
         cluster: client.cluster(),
-        to: args.to.unwrap_or_default(),
+        to: args.to.clone().unwrap_or_default(),
         give_up: args.give_up,
         old_primary_is_off: args.old_primary_is_off,
         by: operator(),
     };
     let answer = client.call(Repeat::OnlyUnsent, question, |mut c, q| async move { c.failover(q).await }).await?;
-    change_of_primary(client, out, args.waiting, "failover", answer).await
+    change_of_primary(client, out, args.waiting, "failover", args.to.as_deref(), answer).await
 }
 
 async fn change_of_primary(
@@ -35,53 +36,82 @@ async fn change_of_primary(
     out: Output,
     waiting: Waiting,
     what: &str,
+    to: Option<&str>,
     answer: v1::AskReply,
 ) -> Result<(), Failure> {
     let answer = agreed(answer)?;
     if waiting.no_wait {
         return only_agreed(out, what, &answer);
     }
-    let asked_in = answer.epoch;
-    let asked_at = answer.revision;
-    let judge = |status: &StatusDocument| judge_change(status, asked_in, asked_at, what);
-    let (text, status) = until_done(client, out, waiting, judge).await?;
-    let incident = status.incidents.last().cloned();
+    let asked = Asked { revision: answer.revision, what, to };
+    let (text, status) = until_done(client, out, waiting, |status| asked.judge(status)).await?;
+    let incident = asked.own(&status).cloned();
     out.print(&json!({"done": true, "primary": status.primary, "epoch": status.epoch, "incident": incident}), || text)
 }
 
-/// How far the change is that was asked for in epoch `asked_in` and agreed as revision `asked_at`.
-pub(super) fn judge_change(status: &StatusDocument, asked_in: u64, asked_at: u64, what: &str) -> Progress {
-    let newer = status.incidents.iter().rfind(|incident| incident.number > asked_in);
-    let Some(incident) = newer else {
-        // A status of a node that has not applied the request yet says nothing.
-        let dropped = status.revision > asked_at && status.request.is_empty() && status.epoch == asked_in;
-        if !dropped {
+/// A change of primary that was asked for: known ever after by the revision as which the request was agreed.
+pub(super) struct Asked<'a> {
+    /// That revision.
+    pub(super) revision: u64,
+    /// `switchover` or `failover`.
+    pub(super) what: &'a str,
+    /// The member that was named.
+    pub(super) to: Option<&'a str>,
+}
+
+impl Asked<'_> {
+    /// The incident that this very request began.
+    fn own<'s>(&self, status: &'s StatusDocument) -> Option<&'s IncidentDocument> {
+        status.incidents.iter().find(|incident| incident.request_revision == self.revision)
+    }
+
+    /// How far it is: done only when whoever was wanted is the primary, refused only when nothing was stopped for it.
+    pub(super) fn judge(&self, status: &StatusDocument) -> Progress {
+        let what = self.what;
+        let Some(own) = self.own(status) else {
+            if status.dropped_revision == self.revision {
+                return Progress::Refused(format!("the {what} was dropped: {}", status.dropped_because));
+            }
+            // A status of a node that has not applied the request yet says nothing.
+            let stands = status.revision < self.revision || status.request_revision == self.revision;
+            let unknown = "what became of it is not known any more: newer changes followed; see 'pgvigil incidents'";
+            return if stands { Progress::Going } else { Progress::Failed(format!("the {what}: {unknown}")) };
+        };
+        // Overtaken by another change of primary, it is judged by what the last one brings.
+        let last = status.incidents.last().unwrap_or(own);
+        let ended = |incident: &IncidentDocument| incident.phases.iter().any(|phase| phase.name == "completed");
+        if own.outcome == "open" || !ended(last) || !matches!(last.outcome.as_str(), "moved" | "stayed") {
             return Progress::Going;
         }
-        let others = status.members.iter().filter(|member| member.name != status.primary);
-        let why: Vec<String> = others
-            .filter(|member| !member.may_take_over)
-            .map(|member| format!("{}: {}", member.name, member.may_not_because))
-            .collect();
-        let why = if why.is_empty() { String::new() } else { format!(" ({})", why.join("; ")) };
-        return Progress::Refused(format!("the {what} was dropped: nobody suitable may take over now{why}"));
-    };
-    let complete = incident.phases.iter().any(|phase| phase.name == "completed");
-    match incident.outcome.as_str() {
-        "moved" if complete => Progress::Done(moved(incident)),
-        "stayed" if complete => {
-            let notes = incident.notes.join("; ");
-            Progress::Failed(format!("the {what} was called off, {} goes on as primary. {notes}", incident.to))
+        let wanted = self.to.unwrap_or(&own.to);
+        let notes = |incident: &IncidentDocument| {
+            let told = incident.evidence.iter().filter(|line| line.contains("was asked for, but"));
+            told.chain(&incident.notes).map(|line| format!("; {line}")).collect::<String>()
+        };
+        if status.primary == wanted && status.primary != own.from {
+            return Progress::Done(moved(own, &status.primary));
         }
-        _ => Progress::Going,
+        let since = if last.number == own.number {
+            String::new()
+        } else {
+            format!(" since incident {} ({})", last.number, last.kind)
+        };
+        if status.primary == own.from {
+            return Progress::Failed(format!(
+                "the {what} was called off, {} goes on as primary{since}{}",
+                own.from,
+                notes(own)
+            ));
+        }
+        Progress::Failed(format!("{} is the primary{since}, not {wanted}{}", status.primary, notes(own)))
     }
 }
 
-fn moved(incident: &IncidentDocument) -> String {
+fn moved(incident: &IncidentDocument, primary: &str) -> String {
     let opened = incident.to_open_ms.map_or_else(String::new, |ms| format!(" after {}", milliseconds(ms)));
     let loss =
         if incident.possible_data_loss { "; acknowledged commits may be lost, see 'pgvigil incidents'" } else { "" };
-    format!("{} is the primary, open to clients{opened} (incident {}){loss}", incident.to, incident.number)
+    format!("{primary} is the primary, open to clients{opened} (incident {}){loss}", incident.number)
 }
 
 pub(super) async fn pause(client: &mut Client, out: Output, args: PauseArguments) -> Result<(), Failure> {

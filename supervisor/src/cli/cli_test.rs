@@ -2,7 +2,7 @@
 
 use super::{
     args::{Arguments, Connection},
-    asks::judge_change,
+    asks::Asked,
     client::Client,
     format,
     outcome::Failure,
@@ -49,28 +49,79 @@ fn tables_are_aligned_without_trailing_blanks() {
     assert_eq!(text, "A          LONGER\nwide cell  x\n");
 }
 
-fn incident(number: u64, outcome: &str, complete: bool) -> IncidentDocument {
-    let phases =
-        if complete { vec![PhaseDocument { name: "completed".to_owned(), ..Default::default() }] } else { vec![] };
-    IncidentDocument { number, outcome: outcome.to_owned(), to: "pg2".to_owned(), phases, ..Default::default() }
+fn incident(number: u64, request_revision: u64, to: &str, outcome: &str) -> IncidentDocument {
+    let completed = PhaseDocument { name: "completed".to_owned(), ..Default::default() };
+    IncidentDocument {
+        number,
+        outcome: outcome.to_owned(),
+        from: "pg1".to_owned(),
+        to: to.to_owned(),
+        phases: if matches!(outcome, "moved" | "stayed") { vec![completed] } else { vec![] },
+        request_revision,
+        ..Default::default()
+    }
+}
+
+fn status(primary: &str, incidents: Vec<IncidentDocument>) -> StatusDocument {
+    StatusDocument { revision: 30, primary: primary.to_owned(), incidents, ..Default::default() }
+}
+
+/// Asked for as revision 20, to pg2.
+fn judged(status: &StatusDocument) -> (&'static str, String) {
+    match (Asked { revision: 20, what: "switchover", to: Some("pg2") }).judge(status) {
+        Progress::Going => ("going", String::new()),
+        Progress::Done(text) => ("done", text),
+        Progress::Failed(text) => ("failed", text),
+        Progress::Refused(text) => ("refused", text),
+    }
 }
 
 #[test]
-fn a_switchover_is_done_when_the_new_reign_is_complete() {
-    let mut status = StatusDocument { epoch: 4, revision: 20, request: "switchover".to_owned(), ..Default::default() };
-    let judge = |status: &StatusDocument| judge_change(status, 4, 20, "switchover");
-    assert!(matches!(judge(&status), Progress::Going), "asked for, not begun");
-    status.incidents = vec![incident(4, "moved", true)];
-    status.revision = 21;
-    assert!(matches!(judge(&status), Progress::Going), "an older incident");
-    status.request.clear();
-    assert!(matches!(judge(&status), Progress::Refused(_)), "dropped");
-    status.epoch = 5;
-    status.incidents.push(incident(5, "open", false));
-    assert!(matches!(judge(&status), Progress::Going));
-    status.incidents[1] = incident(5, "superseded", false);
-    status.incidents.push(incident(6, "moved", true));
-    assert!(matches!(judge(&status), Progress::Done(text) if text.contains("pg2")), "overtaken, then done");
-    status.incidents[2] = incident(6, "stayed", true);
-    assert!(matches!(judge(&status), Progress::Failed(text) if text.contains("called off")));
+fn a_request_that_stands_or_is_on_its_way_goes_on() {
+    let older = incident(4, 11, "pg2", "moved");
+    let mut now = status("pg1", vec![older.clone()]);
+    now.revision = 19;
+    assert_eq!(judged(&now).0, "going", "not applied yet");
+    now.revision = 21;
+    now.request_revision = 20;
+    assert_eq!(judged(&now).0, "going", "asked for, not begun");
+    let begun = status("pg1", vec![older.clone(), incident(5, 20, "", "open")]);
+    assert_eq!(judged(&begun).0, "going");
+}
+
+/// Trial T2.8: what is told is the request's own end, not that of the newest incident.
+#[test]
+fn a_switchover_is_done_only_when_whoever_was_named_is_the_primary() {
+    let done = status("pg2", vec![incident(5, 20, "pg2", "moved")]);
+    assert_eq!(judged(&done).0, "done");
+    // Another one was appointed in its place.
+    let mut instead = incident(5, 20, "pg3", "moved");
+    instead.evidence = vec!["pg2 was asked for, but it lacks WAL".to_owned()];
+    let (word, text) = judged(&status("pg3", vec![instead]));
+    assert!(word == "failed" && text.contains("not pg2") && text.contains("lacks WAL"), "{text}");
+    // Its rule was formed anew: it is the primary all the same.
+    let renewed = status("pg2", vec![incident(5, 20, "pg2", "superseded"), incident(6, 0, "pg2", "stayed")]);
+    assert_eq!(judged(&renewed).0, "done");
+    let renewing = status("pg2", vec![incident(5, 20, "pg2", "superseded"), incident(6, 0, "pg2", "open")]);
+    assert_eq!(judged(&renewing).0, "going");
+    // It was, and somebody took over since.
+    let lost = status("pg3", vec![incident(5, 20, "pg2", "moved"), incident(6, 0, "pg3", "moved")]);
+    let (word, text) = judged(&lost);
+    assert!(word == "failed" && text.contains("pg3 is the primary since incident 6"), "{text}");
+    // Called off.
+    let (word, text) = judged(&status("pg1", vec![incident(5, 20, "pg1", "stayed")]));
+    assert!(word == "failed" && text.contains("called off"), "{text}");
+}
+
+/// Nothing was stopped for it: refused, with the reason that is on record for this request and no other.
+#[test]
+fn a_switchover_that_was_dropped_is_refused_with_its_own_reason() {
+    let somebody_elses = incident(5, 23, "pg2", "moved");
+    let mut now = status("pg1", vec![somebody_elses]);
+    now.dropped_revision = 20;
+    now.dropped_because = "pg2: it does not stream".to_owned();
+    let (word, text) = judged(&now);
+    assert!(word == "refused" && text.contains("does not stream"), "{text}");
+    now.dropped_revision = 25;
+    assert_eq!(judged(&now).0, "failed", "nobody knows any more");
 }

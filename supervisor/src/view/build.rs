@@ -1,7 +1,8 @@
 //! The status of a cluster from what is agreed and what was seen.
 
 use super::{
-    ClusterWord, INCIDENTS_IN_STATUS, IncidentDocument, PhaseDocument, Role, RuleDocument, StatusDocument, member, rpo,
+    ClusterWord, INCIDENTS_IN_STATUS, IncidentDocument, PhaseDocument, Role, RuleDocument, StatusDocument,
+    VOTER_EMPTIED, member, rpo,
 };
 use crate::api::backend::ClusterSnapshot;
 use pgvigil_core::{
@@ -28,7 +29,12 @@ pub fn status_document(snapshot: &ClusterSnapshot, node: NodeId, leader: Option<
         state.members.values().map(|m| member::member_document(state, observations, m, *now, from_leader)).collect();
     let rpo = rpo::rpo_document(state, observations, *now, from_leader);
     let reign = state.reign();
-    let word = cluster_word(state, from_leader, rpo.writable, &members);
+    // A group with one voter fewer than people think survives less than they think.
+    let voters = !findings.iter().any(|finding| finding.code == VOTER_EMPTIED);
+    let word = match cluster_word(state, from_leader, rpo.writable, &members) {
+        ClusterWord::Healthy if !voters => ClusterWord::Degraded,
+        word => word,
+    };
     let mut findings: Vec<String> = findings.iter().map(|finding| finding.text.clone()).collect();
     for member in &members {
         findings.extend(member.problems.iter().map(|problem| format!("{}: {problem}", member.name)));
@@ -54,6 +60,9 @@ pub fn status_document(snapshot: &ClusterSnapshot, node: NodeId, leader: Option<
             .request
             .as_ref()
             .map_or_else(String::new, |r| format!("{}, asked for by {}", kind_words(&r.kind), r.by)),
+        request_revision: state.request.as_ref().map_or(0, |request| request.revision.0),
+        dropped_revision: state.request_dropped_of.0,
+        dropped_because: state.request_dropped.clone().unwrap_or_default(),
         unfenced: state
             .fence_debts
             .iter()
@@ -210,6 +219,7 @@ pub fn incident_document(state: &ClusterState, incident: &Incident) -> IncidentD
         from: name(&incident.from),
         to: name(&incident.to),
         to_open_ms: after(Phase::Opened),
+        request_revision: incident.request.map_or(0, |revision| revision.0),
         phases: phases
             .iter()
             .map(|p| PhaseDocument {

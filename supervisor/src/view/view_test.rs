@@ -4,6 +4,7 @@ use super::*;
 use crate::api::backend::ClusterSnapshot;
 use pgvigil_core::{
     cluster::ClusterState,
+    decide::Finding,
     id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, NodeId, Revision, RuleVersion, TimelineId},
     incident::{Incident, IncidentOutcome, Phase},
     lsn::Lsn,
@@ -56,6 +57,7 @@ fn report(name: &str, postgres: PostgresReport) -> Seen {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
+        disk_full: false,
         was_member: false,
     };
     Seen { report, at: NOW.minus(20) }
@@ -169,6 +171,7 @@ fn electing() -> ClusterSnapshot {
         notes: Vec::new(),
         possible_data_loss: false,
         outcome: IncidentOutcome::Open,
+        request: None,
     };
     incident.reach(Phase::Noticed, WallTime(1_000_010));
     incident.reach(Phase::Begun, WallTime(1_000_020));
@@ -176,6 +179,17 @@ fn electing() -> ClusterSnapshot {
     let crashed = report("pg1", PostgresReport::Stopped { crashed: true });
     snapshot.observations.reports.insert("pg1".into(), crashed);
     snapshot
+}
+
+/// Case 07: PostgreSQL is well, but the group survives one voter fewer than people think.
+#[test]
+fn a_cluster_with_an_emptied_voter_is_not_called_healthy() {
+    let mut snapshot = healthy();
+    let finding = Finding { code: VOTER_EMPTIED.to_owned(), text: "node 2's Raft store was emptied".to_owned() };
+    snapshot.findings.push(finding);
+    let status = status_document(&snapshot, NodeId(1), Some(NodeId(1)));
+    assert_eq!(status.state, ClusterWord::Degraded);
+    assert!(status.findings.iter().any(|text| text.contains("was emptied")));
 }
 
 #[test]

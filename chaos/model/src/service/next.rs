@@ -307,5 +307,6 @@ fn report(agreed: &ClusterState) -> Report {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
+        disk_full: false,
     }
 }

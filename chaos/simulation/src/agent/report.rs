@@ -63,6 +63,7 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
         unproven: inner.unproven.reports(agreed, now),
         echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
         shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
+        disk_full: false,
     })
 }
 

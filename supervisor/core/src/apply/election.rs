@@ -98,6 +98,7 @@ pub(super) fn begin(
             "the cluster is paused; resume it, or ask for a switchover or failover by name",
         );
     }
+    super::requests::too_few_to_confirm(cluster, kind)?;
     if let ElectionKind::Forced { give_up, old_primary_is_off, .. } = kind {
         force(cluster, &reign, give_up, *old_primary_is_off)?;
     }
@@ -119,7 +120,11 @@ pub(super) fn begin(
     cluster.epoch = epoch;
     // A rule change under way stays wide until the next reign completes its rule.
     cluster.change = None;
-    cluster.request = None;
+    let asked_as = cluster.request.as_ref().filter(|_| by_operator).map(|request| request.revision);
+    if by_operator {
+        cluster.request = None;
+    }
+    cluster.drop_request(format!("a {} began first (incident {epoch})", kind_name(kind)));
     cluster.election = Some(Election { epoch, kind: kind.clone(), catch_up: None, at: proposal.at });
     let mut incident = Incident {
         epoch,
@@ -133,6 +138,7 @@ pub(super) fn begin(
         notes: Vec::new(),
         possible_data_loss: matches!(kind, ElectionKind::Forced { give_up, .. } if !give_up.is_empty()),
         outcome: IncidentOutcome::Open,
+        request: asked_as,
     };
     incident.reach(Phase::Noticed, noticed_at.min(proposal.at));
     incident.reach(Phase::Begun, proposal.at);
@@ -220,7 +226,7 @@ pub(super) fn appoint(cluster: &mut ClusterState, proposal: &Proposal, wanted: &
         let code = if ahead { RefusalCode::Behind } else { RefusalCode::TooFewSeals };
         return refuse(code, quorum::describe(&missing));
     }
-    check_setting(cluster, wanted)?;
+    check_setting(cluster, wanted, position)?;
     enthrone(cluster, &last, wanted);
     let serving = last.open && last.primary != *wanted.primary;
     if serving && !cluster.fence_debts.iter().any(|debt| debt.primary == last.primary) {
@@ -301,7 +307,10 @@ fn eligible(
     Ok(seal.position)
 }
 
-fn check_setting(cluster: &ClusterState, wanted: &Appointment<'_>) -> Applied {
+/// The rule of a promotion counts sealed members that can follow the appointee as they are: one that did not seal may be
+/// gone, and one that is ahead has to be made anew, and confirms nothing under the name that the rule has for it. Beside
+/// a primary that goes on, whoever streams may count.
+fn check_setting(cluster: &ClusterState, wanted: &Appointment<'_>, position: Position) -> Applied {
     if wanted.setting.k == 0 || wanted.setting.cohort.contains(wanted.primary) {
         return refuse(RefusalCode::BadValue, "a reign's rule has k of at least 1 and never counts its primary");
     }
@@ -309,6 +318,13 @@ fn check_setting(cluster: &ClusterState, wanted: &Appointment<'_>) -> Applied {
         let backup = cluster.members.get(&key.member).is_none_or(|member| member.spec.tier == Tier::Backup);
         if !cluster.is_counted(key) || backup {
             return refuse(RefusalCode::BadValue, format!("{key} cannot be counted in a rule"));
+        }
+        let follows = wanted.seals.iter().any(|seal| seal.key == *key && seal.position <= position);
+        if wanted.start == Start::Promote && !follows {
+            return refuse(
+                RefusalCode::BadValue,
+                format!("{key} did not seal for epoch {}, or is ahead of {}", wanted.epoch, wanted.primary),
+            );
         }
     }
     Ok(())

@@ -65,19 +65,36 @@ pub(super) fn election(cluster: &mut ClusterState, proposal: &Proposal, kind: &E
         }
     }
     let forced = matches!(kind, ElectionKind::Forced { .. });
+    too_few_to_confirm(cluster, kind)?;
     if !forced && (cluster.election.is_some() || cluster.request.is_some()) {
         return refuse(RefusalCode::WrongPhase, "a change of primary is under way or asked for already");
     }
-    cluster.request_dropped = None;
-    cluster.request = Some(Request { kind: kind.clone(), by: proposal.by.to_string() });
+    cluster.drop_request("a forced failover was asked for instead".to_owned());
+    let revision = cluster.revision.next();
+    cluster.request = Some(Request { kind: kind.clone(), by: proposal.by.to_string(), revision });
     Ok(())
 }
 
+/// A planned change is not begun where no member, there or not, could confirm the successor's commits.
+pub(super) fn too_few_to_confirm(cluster: &ClusterState, kind: &ElectionKind) -> Applied {
+    let ElectionKind::Switchover { to } = kind else { return Ok(()) };
+    let (k, others) = (cluster.settings.sync_standbys as usize, cluster.confirmers(to.as_ref()));
+    if others >= k {
+        return Ok(());
+    }
+    refuse(
+        RefusalCode::Ineligible,
+        format!(
+            "a commit needs {k} other members to confirm it (sync_standbys), and the successor would have {others}"
+        ),
+    )
+}
+
 pub(super) fn drop_request(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
-    if cluster.request.take().is_none() {
+    if cluster.request.is_none() {
         return refuse(RefusalCode::WrongPhase, "nothing was asked for");
     }
-    cluster.request_dropped = Some(proposal.reason.clone());
+    cluster.drop_request(proposal.reason.clone());
     Ok(())
 }
 

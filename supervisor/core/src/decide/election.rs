@@ -232,34 +232,61 @@ impl<'a> View<'a> {
             }
             return true;
         }
-        if self.waited < PATIENCE_MS {
-            // The former primary may hold more than the others, or be slow to come back: it is no reason to appoint
-            // before the standbys that are there have sealed.
-            let setting = self.setting_for(best);
-            let others = setting.cohort.iter().filter(|key| **key != self.last.primary).count() as u64;
-            if others < u64::from(setting.k) && !self.stragglers().is_empty() {
-                decision.find(
-                    "waiting-for-seals",
-                    format!("waiting for {} to join the new rule", list(&self.stragglers())),
-                );
-                return true;
-            }
-        }
         let setting = self.setting_for(best);
+        let late = self.who_could_join(&setting);
+        if !late.is_empty() {
+            decision.find("waiting-for-seals", format!("waiting for {} to join the new rule", list(&late)));
+            return true;
+        }
         let timeline = self.agreed.last_timeline.next();
         self.appoint(best, Start::Promote, timeline, setting, decision);
         true
+    }
+
+    /// Whose seal may still come that `setting` needs, so that somebody confirms commits; nobody once patience is over.
+    ///
+    /// The former primary may hold more than the others, or be slow to come back: it is no reason to appoint before the
+    /// standbys that are there have sealed. Where they are too few, its own seal is waited for: an appointment without it
+    /// would be to a rule that nobody can satisfy until it is formed anew.
+    fn who_could_join(&self, setting: &Setting) -> Vec<MemberId> {
+        let k = u64::from(setting.k);
+        let former = &self.last.primary;
+        let others = setting.cohort.iter().filter(|key| *key != former).count() as u64;
+        if self.waited < PATIENCE_MS && others < k && !self.stragglers().is_empty() {
+            return self.stragglers();
+        }
+        // In a planned change it is drained first.
+        let patience = PATIENCE_MS + self.drain_ms();
+        let sealed = self.seals.iter().any(|seal| seal.key == *former);
+        let coming = !sealed && self.standing.is_none() && self.may_still_seal(former);
+        if (setting.cohort.len() as u64) < k && coming && self.waited < patience {
+            return vec![former.member.clone()];
+        }
+        Vec::new()
+    }
+
+    /// How long the old primary may be drained before anybody seals.
+    const fn drain_ms(&self) -> u64 {
+        match self.election.kind {
+            ElectionKind::Switchover { .. } => self.agreed.settings.switchover_drain_ms,
+            _ => 0,
+        }
+    }
+
+    /// Whether the agent of the former primary is there, with the directory that counts, and could count in a rule.
+    fn may_still_seal(&self, former: &MemberKey) -> bool {
+        let limit = self.agreed.settings.suspect_ms + self.seen.starved_ms;
+        let here =
+            self.seen.fresh(&former.member, self.now, limit).is_some_and(|r| r.incarnation == Some(former.incarnation));
+        let member = self.agreed.members.get(&former.member);
+        here && self.agreed.is_counted(former) && member.is_some_and(|m| m.spec.tier != Tier::Backup && !m.leaving)
     }
 
     /// Whether somebody whom the operator prefers to `best` (by name, or by tier) may still seal or catch up.
     fn somebody_better(&self, best: &Seal, candidates: &[&Seal]) -> bool {
         if let Some(to) = self.wanted().filter(|to| **to != best.key.member) {
             // In a planned change it seals only after it has drained the old primary.
-            let drain = match self.election.kind {
-                ElectionKind::Switchover { .. } => self.agreed.settings.switchover_drain_ms,
-                _ => 0,
-            };
-            if self.answers(to) && self.waited < PATIENCE_MS + drain {
+            if self.answers(to) && self.waited < PATIENCE_MS + self.drain_ms() {
                 return true;
             }
         }
@@ -289,13 +316,11 @@ impl<'a> View<'a> {
         }
         let reason = match start {
             Start::Continue => format!("{} goes on at {}: nobody else is needed", best.key.member, best.position),
-            _ => format!(
-                "{} at {} has everything that the sealed members have; new rule: any {} of {}",
-                best.key.member,
-                best.position,
-                setting.k,
-                names(&setting.cohort)
-            ),
+            _ => {
+                let at =
+                    format!("{} at {} has everything that the sealed members have", best.key.member, best.position);
+                format!("{at}; {}", rule_in_words(&setting))
+            }
         };
         // In the reason for the log, and first in the evidence for the incident.
         let instead = self.instead_of(&best.key);
@@ -340,6 +365,18 @@ impl<'a> View<'a> {
         decision.want(Command::CatchUp { epoch: self.election.epoch, order }, reason, Vec::new());
         true
     }
+}
+
+/// The rule of an appointment, for its reason.
+fn rule_in_words(setting: &Setting) -> String {
+    let (k, who) = (setting.k, names(&setting.cohort));
+    if setting.cohort.len() >= k as usize {
+        return format!("new rule: any {k} of {who}");
+    }
+    format!(
+        "new rule: any {k} of {who}, which is too few: commits wait until standbys stream from it, and the rule is formed \
+         anew with them"
+    )
 }
 
 fn list(names: &[MemberId]) -> String {

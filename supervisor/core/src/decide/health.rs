@@ -1,6 +1,6 @@
 //! Is the primary well? Evidence, never one signal alone (orchestrator's holistic detection; Falcon's spies).
 
-use super::Decision;
+use super::{Decision, braked::braked};
 use crate::{
     cluster::ClusterState,
     command::Command,
@@ -159,6 +159,10 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
             decision.find("too-few-members", format!("{what}, but nobody can be promoted: {}", describe(&missing)));
             return;
         }
+    }
+    if braked(agreed, seen, now, &what, decision) {
+        decision.waits = true;
+        return;
     }
     let restart = dead && agreed.settings.crash_policy == CrashPolicy::Restart && reign.promotion.is_some();
     let kind = if restart { ElectionKind::Renewal } else { ElectionKind::Failover };

@@ -1,6 +1,6 @@
 //! The steps of a reign after its appointment: promoted, opened, complete.
 
-use super::Decision;
+use super::{Decision, braked::braked};
 use crate::{
     cluster::ClusterState,
     command::Command,
@@ -40,10 +40,13 @@ pub(super) fn record_promotion(
     let overdue = now.since(since) > agreed.settings.restart_timeout_ms;
     if overdue && agreed.paused.is_none() && agreed.settings.automatic_failover && agreed.reigns.len() > 1 {
         let what = format!("{} did not become primary within {} ms", reign.primary.member, now.since(since));
-        let command =
-            Command::BeginElection { epoch: agreed.epoch.next(), kind: ElectionKind::Failover, noticed_at: seen.wall };
-        decision.want(command, what, Vec::new());
-        return;
+        // Held back, it may still manage meanwhile.
+        if !braked(agreed, seen, now, &what, decision) {
+            let kind = ElectionKind::Failover;
+            let command = Command::BeginElection { epoch: agreed.epoch.next(), kind, noticed_at: seen.wall };
+            decision.want(command, what, Vec::new());
+            return;
+        }
     }
     if primary_report(reign, seen).is_none() {
         decision.find("promoting", format!("{} is to become primary of epoch {}", reign.primary.member, reign.epoch));
@@ -114,17 +117,23 @@ pub(super) fn complete(agreed: &ClusterState, reign: &Reign, seen: &Observations
         decision.want(Command::CompleteRule { epoch: reign.epoch, proof: proof.clone() }, reason, evidence);
         return;
     }
-    decision.find(
-        "incomplete",
+    // Incarnations that were given up since never confirm anything.
+    let able = rule.setting.cohort.iter().filter(|key| agreed.is_counted(key)).count() as u64;
+    let unsatisfiable = able < u64::from(rule.setting.k);
+    let (k, who) = (rule.setting.k, super::health::names(&rule.setting.cohort));
+    let text = if unsatisfiable {
         format!(
-            "the rules of older epochs stay open until {} of {} have flushed {}",
-            rule.setting.k,
-            super::health::names(&rule.setting.cohort),
-            promotion.end
-        ),
-    );
+            "the rule of epoch {} (any {k} of {who}) cannot be satisfied: commits wait until {k} of the other members \
+             stream from {}, and the rule is formed anew with them",
+            reign.epoch, reign.primary.member
+        )
+    } else {
+        format!("the rules of older epochs stay open until {k} of {who} have flushed {}", promotion.end)
+    };
+    decision.find("incomplete", text);
     let since = seen.incomplete_since.filter(|(epoch, _)| *epoch == reign.epoch).map_or(now, |(_, at)| at);
-    let patience = 2 * agreed.settings.standby_timeout_ms;
+    // Those it names may only be slow; where they are too few, there is nobody to wait for.
+    let patience = if unsatisfiable { 0 } else { 2 * agreed.settings.standby_timeout_ms };
     if now.since(since) < patience {
         decision.wake(since.plus(patience));
     }
@@ -141,6 +150,9 @@ pub(super) fn complete(agreed: &ClusterState, reign: &Reign, seen: &Observations
     if now.since(since) >= patience && hopeless && agreed.paused.is_none() {
         // History B7's way out: the primary's own standing closes its reign and all before.
         let who = super::health::names(streaming.iter().map(|s| &s.key));
+        if braked(agreed, seen, now, "its rule is to be formed anew", decision) {
+            return;
+        }
         decision.want(
             Command::BeginElection { epoch: agreed.epoch.next(), kind: ElectionKind::Renewal, noticed_at: seen.wall },
             format!("the rule of epoch {} cannot be satisfied, but {who} stream: form it anew", reign.epoch),

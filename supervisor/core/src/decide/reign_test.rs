@@ -335,3 +335,17 @@ fn a_rule_is_not_formed_anew_for_backups() {
     let wanted = world.step();
     assert!(matches!(wanted.command, Command::BeginElection { kind: ElectionKind::Renewal, .. }), "{wanted:?}");
 }
+
+/// The last member that was left was appointed to a rule of nobody: whoever streams from it is counted at once.
+#[test]
+fn a_rule_that_names_too_few_is_formed_anew_as_soon_as_somebody_streams() {
+    let mut world = World::new(3).found(1, &[1]);
+    world.succeed(2, 1, &[1], (1, 300));
+    world.promoted(2, 2, 300);
+    world.must(Command::Open { epoch: Epoch(2) });
+    world.hear_well(&[]);
+    assert!(world.finds("incomplete").contains("commits wait"));
+    world.hear_well(&[0]);
+    let wanted = world.step();
+    assert!(matches!(wanted.command, Command::BeginElection { kind: ElectionKind::Renewal, .. }), "{wanted:?}");
+}

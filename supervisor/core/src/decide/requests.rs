@@ -3,15 +3,18 @@
 use super::{
     Decision,
     candidate::{may_take_over, not_heard_yet, preference},
+    health::names,
     reign::primary_report,
 };
 use crate::{
     cluster::ClusterState,
     command::Command,
-    member::Member,
+    id::{MemberId, MemberKey},
+    member::{Member, Tier},
     observation::Observations,
     reconcile::CHECKPOINT_FRESH_MS,
     reign::{ElectionKind, Reign},
+    report::PostgresReport,
     time::Time,
 };
 
@@ -50,20 +53,12 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
                 decision.wake(now.plus(agreed.settings.heartbeat_ms));
                 return;
             }
-            let mut suitable = Vec::new();
-            let mut reasons = Vec::new();
-            for member in agreed.members.values().filter(asked_for) {
-                match may_take_over(agreed, seen, member, now) {
-                    Ok(standby) if standby.streaming => suitable.push(member.key()),
-                    Ok(_) => reasons.push(format!("{} does not stream", member.spec.member)),
-                    Err(why) => reasons.push(format!("{}: {}", member.spec.member, why.0)),
+            let best = match successor(agreed, reign, seen, to.as_ref(), now) {
+                Ok(best) => best,
+                Err(why) => {
+                    decision.want(Command::DropRequest, format!("no switchover: {why}"), Vec::new());
+                    return;
                 }
-            }
-            suitable.sort_by_key(|key| preference(agreed, seen, key));
-            let Some(best) = suitable.first() else {
-                let reason = format!("no switchover: nobody suitable may take over now ({})", reasons.join("; "));
-                decision.want(Command::DropRequest, reason, Vec::new());
-                return;
             };
             let kind = ElectionKind::Switchover { to: Some(best.member.clone()) };
             decision.want(
@@ -86,6 +81,88 @@ pub(super) fn begin(agreed: &ClusterState, reign: &Reign, seen: &Observations, n
         ElectionKind::Failover | ElectionKind::Renewal => {
             decision.want(Command::DropRequest, "not something an operator can ask for", Vec::new());
         }
+    }
+}
+
+/// Who is to take over in a planned change; else each member that may not, and why. Nothing was stopped yet.
+fn successor(
+    agreed: &ClusterState,
+    reign: &Reign,
+    seen: &Observations,
+    to: Option<&MemberId>,
+    now: Time,
+) -> Result<MemberKey, String> {
+    let mut suitable = Vec::new();
+    let mut reasons = Vec::new();
+    for member in agreed.members.values() {
+        match may_take_over(agreed, seen, member, now) {
+            Ok(standby) if standby.streaming => suitable.push(member.key()),
+            Ok(_) => reasons.push((&member.spec.member, "it does not stream".to_owned())),
+            Err(why) => reasons.push((&member.spec.member, why.0)),
+        }
+    }
+    suitable.sort_by_key(|key| preference(agreed, seen, key));
+    let best = suitable.iter().find(|key| to.is_none_or(|to| *to == key.member));
+    let Some(best) = best else {
+        let wished = |member: &MemberId| to.is_none_or(|to| to == member);
+        let not: Vec<String> = reasons
+            .iter()
+            .filter(|(member, _)| wished(member))
+            .map(|(member, why)| format!("{member}: {why}"))
+            .collect();
+        let text = format!("nobody suitable may take over now ({})", not.join("; "));
+        return Err(match (to, suitable.is_empty()) {
+            (Some(to), false) => {
+                format!("{to} may not take over now ({}), but {} could", not.join("; "), names(&suitable))
+            }
+            _ => text,
+        });
+    };
+    // Its rule is formed of those that seal beside it: the standbys that stream, and the old primary once it is drained.
+    let k = agreed.settings.sync_standbys as usize;
+    let mut confirm = 0;
+    let mut cannot = Vec::new();
+    for member in agreed.members.values().filter(|m| m.spec.member != best.member) {
+        match may_confirm(agreed, reign, seen, member, now) {
+            Ok(()) => confirm += 1,
+            Err(why) => cannot.push(format!("{}: {why}", member.spec.member)),
+        }
+    }
+    if confirm < k {
+        return Err(format!(
+            "with {} as primary a commit needs {k} other members to confirm it, and {confirm} could ({})",
+            best.member,
+            cannot.join("; ")
+        ));
+    }
+    Ok(best.clone())
+}
+
+/// Whether `member` could confirm commits of a successor soon after a planned change.
+fn may_confirm(
+    agreed: &ClusterState,
+    reign: &Reign,
+    seen: &Observations,
+    member: &Member,
+    now: Time,
+) -> Result<(), String> {
+    if member.spec.tier == Tier::Backup || member.leaving {
+        return Err("it is a backup or leaving".to_owned());
+    }
+    let limit = agreed.settings.standby_timeout_ms;
+    let Some(report) = seen.fresh(&member.spec.member, now, limit) else {
+        return Err(format!("silent for {} ms", seen.silence(&member.spec.member, now)));
+    };
+    if report.incarnation != Some(member.incarnation) {
+        return Err("its data directory is not the one that counts".to_owned());
+    }
+    if member.key() == reign.primary {
+        return Ok(());
+    }
+    match &report.postgres {
+        PostgresReport::Standby(standby) if standby.streaming => Ok(()),
+        PostgresReport::Standby(_) => Err("it does not stream".to_owned()),
+        _ => Err("it does not run as a standby".to_owned()),
     }
 }
 

@@ -246,3 +246,44 @@ fn a_request_is_begun_with_the_next_epoch_of_the_state() {
     ask(&mut world, ElectionKind::Forced { to: None, old_primary_is_off: false, give_up: [].into() });
     assert!(matches!(world.step().command, Command::BeginElection { epoch: Epoch(4), .. }));
 }
+
+/// Any 2 of three others: with the third silent, nobody would confirm after the change what is confirmed before it.
+#[test]
+fn a_switchover_after_which_too_few_could_confirm_is_dropped_before_anything_stops() {
+    let mut world = World::serving(4, 2);
+    for (there, drops) in [(&[1, 2][..], false), (&[1][..], true)] {
+        world.wait(10_000);
+        world.hear_well(there);
+        ask(&mut world, switchover(Some(1)));
+        if drops {
+            let why = dropped(&mut world);
+            assert!(
+                why.contains("2 other members") && why.contains("m2: silent") && why.contains("m3: silent"),
+                "{why}"
+            );
+        } else {
+            let wanted = world.look().command.expect("a switchover");
+            assert!(matches!(wanted.command, Command::BeginElection { .. }), "{wanted:?}");
+            world.must(Command::DropRequest);
+        }
+    }
+}
+
+/// A refusal says of each member why not, and of a member that was named whether another one could.
+#[test]
+fn a_dropped_switchover_names_each_member_and_its_reason() {
+    let mut world = World::of_tiers(&[Tier::Replica, Tier::Replica, Tier::Backup]).found(1, &[1]);
+    world.hear(world.primary_report(&[1]));
+    world.hear(world.report(1));
+    world.hear(world.standby_report(2));
+    ask(&mut world, switchover(None));
+    let why = dropped(&mut world);
+    for part in ["m0: it is the primary", "m1: it does not run as a standby", "m2: its tier is backup"] {
+        assert!(why.contains(part), "{why}");
+    }
+    let mut world = World::new(3).found(1, &[1]);
+    world.hear_well(&[1, 2]);
+    ask(&mut world, switchover(Some(2)));
+    let why = dropped(&mut world);
+    assert!(why.contains("not in the durability rule") && why.contains("m1 could"), "{why}");
+}

@@ -40,6 +40,7 @@ impl World {
             unproven: Vec::new(),
             shown_to_leader: None,
             echo: None,
+            disk_full: false,
             was_member: false,
         }
     }

@@ -258,3 +258,60 @@ fn a_member_that_is_about_to_seal_is_waited_for_only_when_the_new_rule_needs_it(
     let (primary, cohort, _) = appointed(&mut world);
     assert_eq!((primary.as_str(), cohort), ("m1", vec!["m0".to_owned()]), "the old primary, stopped, is what is left");
 }
+
+/// Member 1 alone is in the rule: the third is off, or is being made anew.
+fn without_the_third(kind: ElectionKind) -> World {
+    let mut world = electing(World::new(3).found(1, &[1]), kind);
+    world.notice();
+    world
+}
+
+/// The two agents that are there, at an election in which member 1 has sealed and member 0 may have.
+fn both_heard(world: &mut World, old_primary: Option<(u64, u64)>) {
+    world.hear(world.dead_report(0, old_primary));
+    world.hear(world.sealed_report(1, (1, 300)));
+}
+
+/// Trial T2.7: the third member off, the target's seal comes first. Appointed at once, it would get a rule of nobody, and
+/// writes stand until it is formed anew.
+#[test]
+fn an_appointment_waits_for_the_old_primary_when_nobody_else_could_confirm() {
+    for kind in [switchover_to(1), ElectionKind::Failover] {
+        let mut world = without_the_third(kind);
+        both_heard(&mut world, None);
+        assert!(world.finds("waiting-for-seals").contains("m0"));
+        both_heard(&mut world, Some((1, 300)));
+        let (primary, cohort, reason) = appointed(&mut world);
+        assert_eq!((primary.as_str(), cohort), ("m1", vec!["m0".to_owned()]));
+        assert!(reason.contains("any 1 of m0"), "{reason}");
+    }
+}
+
+/// In a planned change as long as the old primary may drain; and then whoever is left is appointed, with a plain word.
+#[test]
+fn an_old_primary_that_does_not_seal_is_waited_for_within_bounds() {
+    for (kind, patience) in [(switchover_to(1), PATIENCE_MS + 3_000), (ElectionKind::Failover, PATIENCE_MS)] {
+        let mut world = without_the_third(kind);
+        world.wait(patience - 1);
+        both_heard(&mut world, None);
+        world.finds("waiting-for-seals");
+        world.wait(1);
+        both_heard(&mut world, None);
+        let (primary, cohort, reason) = appointed(&mut world);
+        assert_eq!((primary.as_str(), cohort.len()), ("m1", 0));
+        assert!(reason.contains("commits wait"), "{reason}");
+    }
+}
+
+/// Its host is lost, or its directory is another one: no seal that counts is on its way.
+#[test]
+fn an_old_primary_that_cannot_seal_is_not_waited_for() {
+    let mut world = without_the_third(ElectionKind::Failover);
+    world.hear(world.sealed_report(1, (1, 300)));
+    assert_eq!(appointed(&mut world).0, "m1");
+
+    let mut world = without_the_third(ElectionKind::Failover);
+    world.hear(Report { incarnation: None, ..world.dead_report(0, None) });
+    world.hear(world.sealed_report(1, (1, 300)));
+    assert_eq!(appointed(&mut world).0, "m1");
+}
