@@ -8,16 +8,18 @@ use crate::{
     clock,
     config::Config,
     controller::{
+        self,
         fence::Fences,
         inbox::Inbox,
         service::AgentsService,
         task::{AGREE, Controller},
     },
     journal::Journal,
+    view::VOTER_EMPTIED,
 };
 use anyhow::{Context, bail};
-use pgvigil_consensus::{Bootstrap, Consensus, Node, Options, ProposeError};
-use pgvigil_core::{Outcome, Proposal, decide::Finding, id::NodeId};
+use pgvigil_consensus::{Bootstrap, Consensus, MembershipError, Node, Options, ProposeError};
+use pgvigil_core::{Outcome, Proposal, command::RefusalCode, decide::Finding, id::NodeId};
 use pgvigil_proto::v1::agents_server::AgentsServer;
 use std::{
     collections::BTreeMap,
@@ -260,6 +262,25 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Has the store of a node agreed before it gets a vote: nobody takes another one for it, whoever it never met.
+    async fn remember(&self, node: NodeId, store: u64) -> Result<(), BackendError> {
+        let known = self.consensus.states().borrow().state.stores.get(&node).copied();
+        if known == Some(store) {
+            return Ok(());
+        }
+        match self
+            .propose(controller::task::remembering(self.config.node.id, &self.config.cluster, node, store))
+            .await?
+        {
+            Outcome::Refused(refusal) if refusal.code != RefusalCode::Exists => {
+                Err(BackendError::Refused { code: "node-id-used", text: refusal.text })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Backend for Running {
     fn node(&self) -> NodeId {
         self.config.node.id
@@ -269,9 +290,13 @@ impl Backend for Running {
         let state = self.consensus.states().borrow().clone();
         let (now, wall) = (clock::now(), clock::wall());
         let differs = self.consensus.difference().map(|text| Finding { code: "state-differs".to_owned(), text });
+        let emptied =
+            self.consensus.emptied().into_values().map(|text| Finding { code: VOTER_EMPTIED.to_owned(), text });
+        let emptied: Vec<Finding> = emptied.collect();
         let snapshots = state.state.clusters.values().map(|cluster| {
             let (observations, mut findings) = self.inbox.snapshot(&cluster.id);
             findings.extend(differs.clone());
+            findings.extend(emptied.clone());
             ClusterSnapshot { state: cluster.clone(), observations, findings, now, wall }
         });
         Arc::new(snapshots.collect())
@@ -316,6 +341,8 @@ impl Backend for Running {
     }
 
     async fn add_voter(&self, node: NodeId, address: String) -> Result<(), BackendError> {
+        let store = self.consensus.store_of(node, &address).await.map_err(membership)?;
+        self.remember(node, store).await?;
         self.consensus.add_voter(node, &address).await.map_err(membership)
     }
 
@@ -328,8 +355,13 @@ impl Backend for Running {
     }
 }
 
-fn membership(error: pgvigil_consensus::MembershipError) -> BackendError {
-    BackendError::Unavailable(error.to_string())
+fn membership(error: MembershipError) -> BackendError {
+    match error {
+        MembershipError::NotLeader { leader } => BackendError::NotLeader { leader },
+        MembershipError::Distrusted(text) => BackendError::Refused { code: "node-id-used", text },
+        MembershipError::Refused(_) => BackendError::Refused { code: "membership", text: error.to_string() },
+        other => BackendError::Unavailable(other.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ fn report(model: &Durability, world: &World, agreed: &ClusterState, member: Memb
         starved_ms: 0,
         guard_armed: true,
         probe: None,
+        disk_full: false,
         activity: None,
         problems: Vec::new(),
         needs_new_incarnation: wish.remake.then(|| "it must be made anew".to_owned()),
@@ -71,7 +72,6 @@ fn report(model: &Durability, world: &World, agreed: &ClusterState, member: Memb
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
-        disk_full: false,
     })
 }
 

@@ -170,6 +170,23 @@ impl Consensus {
         self.inner.store.digests.difference().borrow().clone()
     }
 
+    /// The members whose Raft store was emptied, as far as this node has noticed, with what to do. They do not vote.
+    #[must_use]
+    pub fn emptied(&self) -> BTreeMap<NodeId, String> {
+        let (found, members) = (self.inner.wire.trust.emptied(), self.members());
+        let of_group = |id: &u64| *id == self.inner.node || members.contains_key(&NodeId(*id));
+        found.into_iter().filter(|(id, _)| of_group(id)).map(|(id, text)| (NodeId(id), text)).collect()
+    }
+
+    /// The Raft stores of the voters that this node knows, itself among them.
+    #[must_use]
+    pub fn stores(&self) -> BTreeMap<NodeId, u64> {
+        let known = |id: NodeId| {
+            if id.0 == self.inner.node { Some(self.inner.wire.store) } else { self.inner.wire.trust.known(id.0) }
+        };
+        self.voters().into_keys().filter_map(|id| Some((id, known(id)?))).collect()
+    }
+
     /// A summary in plain numbers.
     #[must_use]
     pub fn metrics(&self) -> Metrics {

@@ -26,6 +26,7 @@ mod options;
 mod pace;
 mod pipe;
 mod service;
+mod trust;
 mod wire;
 
 pub use error::{KnownLeader, MembershipError, NotLeader, ProposeError, StartError};

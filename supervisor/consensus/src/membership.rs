@@ -77,7 +77,10 @@ impl Consensus {
         let members: BTreeMap<u64, BasicNode> =
             peers.iter().map(|(id, address)| (id.0, BasicNode::new(address.clone()))).collect();
         match inner.raft.initialize(members).await {
-            Ok(()) => Ok(Bootstrap::Done),
+            Ok(()) => {
+                inner.wire.trust.admit();
+                Ok(Bootstrap::Done)
+            }
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(Bootstrap::Already),
             Err(RaftError::APIError(error)) => Err(MembershipError::Refused(error.to_string())),
             Err(RaftError::Fatal(error)) => Err(fatal(&error)),
@@ -85,7 +88,7 @@ impl Consensus {
     }
 
     /// Makes `id` a voter: it follows as a learner until it has caught up, then it votes. Leader only; repeatable.
-    /// The id must never have been used with another store.
+    /// Refused where the id was used with another store: what that one promised still counts.
     pub async fn add_voter(&self, id: NodeId, address: &str) -> Result<(), MembershipError> {
         let _one_at_a_time = self.inner.changing.lock().await;
         self.finish_joint().await?;
@@ -93,10 +96,39 @@ impl Consensus {
             return Ok(());
         }
         let node = BasicNode::new(address);
+        self.introduce(id, &node).await?;
         let learning = || self.inner.raft.add_learner(id.0, node.clone(), true);
         self.change("catching up of the new voter", CATCH_UP, learning).await?;
         let voting = || self.inner.raft.change_membership(ChangeMembers::AddVoterIds([id.0].into()), false);
         self.change("the change of the voters", CHANGE, voting).await
+    }
+
+    /// The store of the node at `address`, which must call itself `id`. Waits until it answers, as long as its catching up
+    /// may take.
+    pub async fn store_of(&self, id: NodeId, address: &str) -> Result<u64, MembershipError> {
+        if id.0 == self.inner.node {
+            return Ok(self.inner.wire.store);
+        }
+        self.introduce(id, &BasicNode::new(address)).await
+    }
+
+    async fn introduce(&self, id: NodeId, node: &BasicNode) -> Result<u64, MembershipError> {
+        let address = self.inner.network.address(id.0, Some(node)).unwrap_or_default();
+        let peer = self.inner.network.peer(id.0, &address, Kind::Calls);
+        let asking = async {
+            loop {
+                match peer.identify(INTRODUCTION).await {
+                    Ok(identity) => return Ok(identity.store),
+                    Err(error) if error.is_distrust() => {
+                        let way_back = crate::trust::way_back(id.0);
+                        return Err(MembershipError::Distrusted(format!("{error}. {way_back}")));
+                    }
+                    Err(_) => tokio::time::sleep(INTRODUCTION / 10).await,
+                }
+            }
+        };
+        let silent = MembershipError::Slow { step: "the answer of the new voter", patience: CATCH_UP };
+        timeout(CATCH_UP, asking).await.unwrap_or(Err(silent))
     }
 
     /// Removes `id`, voter or learner. Leader only; repeatable. A leader that removes itself steps down afterwards.

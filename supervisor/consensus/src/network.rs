@@ -159,7 +159,8 @@ impl CallError {
             Self::Slow(timeout) => {
                 RPCError::Timeout(Timeout { action, id: peer.wire.node, target: peer.target, timeout })
             }
-            Self::Status(status) if status.code() != Code::Unavailable => {
+            // Who does not believe this node will not do so at the next heartbeat either.
+            Self::Status(status) if !matches!(status.code(), Code::Unavailable | Code::FailedPrecondition) => {
                 RPCError::Network(NetworkError::from_string(status.message()))
             }
             other => RPCError::Unreachable(Unreachable::from_string(other.to_string())),
@@ -168,6 +169,12 @@ impl CallError {
 }
 
 impl Peer {
+    /// A refusal may tell that the peer has lost its store.
+    fn refused(&self, status: Status) -> CallError {
+        self.wire.trust.refused(self.target, &status);
+        CallError::Status(status)
+    }
+
     /// Sends one message and takes its answer out of the envelope.
     async fn call<Q, A, F>(
         &self,
@@ -185,7 +192,7 @@ impl Peer {
         let answer = tokio::time::timeout(patience, send(client, payload))
             .await
             .map_err(|_| CallError::Slow(patience))?
-            .map_err(CallError::Status)?;
+            .map_err(|status| self.refused(status))?;
         Ok(self.wire.unwrap_from(self.target, answer.get_ref()).await?)
     }
 
@@ -201,7 +208,7 @@ impl Peer {
         let answer = tokio::time::timeout(patience, pipe.exchange(client, payload))
             .await
             .map_err(|_| CallError::Slow(patience))?
-            .map_err(CallError::Status)?;
+            .map_err(|status| self.refused(status))?;
         Ok(self.wire.unwrap_from(self.target, &answer).await?)
     }
 
@@ -212,12 +219,12 @@ impl Peer {
         let identity = tokio::time::timeout(patience, client.identify(payload))
             .await
             .map_err(|_| CallError::Slow(patience))?
-            .map_err(CallError::Status)?
+            .map_err(|status| self.refused(status))?
             .into_inner();
         if identity.node != self.target {
             return Err(WireError::WrongSender { found: identity.node, expected: self.target }.into());
         }
-        self.wire.peers.meet(identity.node, identity.store).await.map_err(WireError::from)?;
+        self.wire.trust.meet(identity.node, identity.store).await.map_err(WireError::from)?;
         Ok(identity)
     }
 
@@ -233,7 +240,7 @@ impl Peer {
         let answer = tokio::time::timeout(patience, client.install_snapshot(stream::iter(parts)))
             .await
             .map_err(|_| CallError::Slow(patience))?
-            .map_err(CallError::Status)?;
+            .map_err(|status| self.refused(status))?;
         Ok(self.wire.unwrap_from(self.target, answer.get_ref()).await?)
     }
 }

@@ -8,6 +8,7 @@ use crate::network::Network;
 use crate::options::Options;
 use crate::pace::{self, Heard};
 use crate::service::Raft;
+use crate::trust::Trust;
 use crate::wire::Wire;
 use pgvigil_raft_store::{Closed, Digests, Probe, open};
 use std::sync::Arc;
@@ -43,7 +44,7 @@ impl Node {
             node,
             store: store.handle.store_id,
             group: options.group.as_str().into(),
-            peers: store.handle.peers.clone(),
+            trust: Trust::new(node, store.handle.store_id, store.handle.peers.clone(), store.handle.states.clone()),
             digests: store.handle.digests.clone(),
             digest_kind: Digests::kind(),
         };
@@ -51,6 +52,9 @@ impl Node {
         let raft = Raft::new(node, config, network.clone(), store.log, store.state_machine)
             .await
             .map_err(|e| StartError::Raft(e.to_string()))?;
+        if raft.is_initialized().await.map_err(|e| StartError::Raft(e.to_string()))? {
+            wire.trust.admit();
+        }
         let leadership = leadership::follow(raft.server_metrics(), network.clone());
         let heard = Heard::default();
         pace::keep(raft.clone(), leadership.clone(), options.timings, heard.clone());

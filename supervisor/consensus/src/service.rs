@@ -119,7 +119,7 @@ impl RaftTransport for Incoming {
     }
 
     async fn identify(&self, request: Request<RaftPayload>) -> Result<Response<RaftIdentity>, Status> {
-        self.wire.check(request.get_ref()).await?;
+        self.wire.check(request.get_ref(), true).await?;
         // Entry 0 is the first membership, which every node writes for itself; a leader's first entry is 1.
         let established = self.states.borrow().index > 0;
         Ok(Response::new(RaftIdentity {

@@ -4,9 +4,10 @@
 //! anything in it counts: an address that was taken over by another node would otherwise vote twice, and a node that
 //! lost its store would vote against its own promises.
 
+use crate::trust::{NotMine, Trust};
 use bytes::Bytes;
 use pgvigil_proto::v1::RaftPayload;
-use pgvigil_raft_store::{Digest, Digests, KnownPeers, PeerError};
+use pgvigil_raft_store::{Digest, Digests, PeerError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use tonic::Status;
@@ -27,6 +28,8 @@ pub(crate) enum WireError {
     WrongSender { found: u64, expected: u64 },
     #[error(transparent)]
     Peer(#[from] PeerError),
+    #[error(transparent)]
+    NotMine(#[from] NotMine),
     #[error("undecodable message: {0}")]
     Undecodable(serde_json::Error),
     #[error("unencodable message: {0}")]
@@ -38,6 +41,7 @@ impl From<WireError> for Status {
         match error {
             WireError::Undecodable(_) => Self::invalid_argument(error.to_string()),
             WireError::Unencodable(_) => Self::internal(error.to_string()),
+            WireError::NotMine(refusal) => refusal.into_status(),
             _ => Self::failed_precondition(error.to_string()),
         }
     }
@@ -49,7 +53,7 @@ pub(crate) struct Wire {
     pub(crate) node: u64,
     pub(crate) store: u64,
     pub(crate) group: Arc<str>,
-    pub(crate) peers: KnownPeers,
+    pub(crate) trust: Trust,
     pub(crate) digests: Digests,
     /// See [`Digests::kind`].
     pub(crate) digest_kind: u32,
@@ -70,12 +74,13 @@ impl Wire {
             applied_index: applied.index,
             applied_digest: applied.value,
             digest_kind: self.digest_kind,
+            to_store: self.trust.known(to).unwrap_or(0),
         })
     }
 
     /// Checks the envelope and takes the message out; also returns who sent it.
     pub(crate) async fn unwrap<T: DeserializeOwned>(&self, payload: &RaftPayload) -> Result<(u64, T), WireError> {
-        self.check(payload).await?;
+        self.check(payload, false).await?;
         let message = serde_json::from_slice(&payload.body).map_err(WireError::Undecodable)?;
         Ok((payload.from, message))
     }
@@ -92,8 +97,8 @@ impl Wire {
         self.unwrap(payload).await.map(|(_, message)| message)
     }
 
-    /// Checks the envelope only.
-    pub(crate) async fn check(&self, payload: &RaftPayload) -> Result<(), WireError> {
+    /// Checks the envelope only. `asking`: nothing is done with the message but to answer who this is.
+    pub(crate) async fn check(&self, payload: &RaftPayload, asking: bool) -> Result<(), WireError> {
         if payload.format != FORMAT {
             return Err(WireError::Format { found: payload.format });
         }
@@ -103,7 +108,8 @@ impl Wire {
         if payload.to != self.node {
             return Err(WireError::WrongReceiver { meant: payload.to, here: self.node });
         }
-        self.peers.meet(payload.from, payload.store).await?;
+        self.trust.meet(payload.from, payload.store).await?;
+        self.trust.is_called(payload.from, payload.to_store, asking)?;
         if payload.applied_index > 0 && payload.digest_kind == self.digest_kind {
             // A difference is said and kept; the message counts all the same, for nobody knows which side is wrong.
             let theirs = Digest { index: payload.applied_index, value: payload.applied_digest };

@@ -42,6 +42,9 @@ pub struct Report {
     pub guard_armed: bool,
     /// Its newest probe of the primary's port, made when the WAL stops coming.
     pub probe: Option<Probe>,
+    /// There is hardly any room left for data or WAL.
+    #[serde(default)]
+    pub disk_full: bool,
     /// What it is busy with: cloning, rewinding, with progress.
     pub activity: Option<String>,
     /// What an operator should know: drift of settings, lost slots, a refused data directory.
@@ -67,9 +70,6 @@ pub struct Report {
     /// knows a moment of its own clock that was not after the sending of this report, however slow the network is.
     #[serde(default)]
     pub echo: Option<(LeaderClock, u64)>,
-    /// There is hardly any room left for data or WAL.
-    #[serde(default)]
-    pub disk_full: bool,
 }
 
 impl Report {

@@ -126,6 +126,7 @@ impl Agreed {
             starved_ms: 0,
             guard_armed: true,
             probe: None,
+            disk_full: false,
             activity: None,
             problems: Vec::new(),
             needs_new_incarnation: None,
@@ -135,7 +136,6 @@ impl Agreed {
             unproven: Vec::new(),
             shown_to_leader: None,
             echo: None,
-            disk_full: false,
         }
     }
 

@@ -69,6 +69,7 @@ fn report(config: &Config, why: &str) -> Option<Report> {
         starved_ms: 0,
         guard_armed: false,
         probe: None,
+        disk_full: false,
         activity: None,
         problems: Vec::new(),
         needs_new_incarnation: None,
@@ -78,6 +79,5 @@ fn report(config: &Config, why: &str) -> Option<Report> {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
-        disk_full: false,
     })
 }

@@ -45,6 +45,7 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
             probe.age_ms = now.since(*at);
             probe
         }),
+        disk_full: inner.disk_full,
         activity: inner.activity.clone(),
         problems: problems(inner, now),
         needs_new_incarnation: inner.needs_new_incarnation.clone(),
@@ -54,7 +55,6 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
         unproven: inner.unproven.reports(agreed, now),
         echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
         shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
-        disk_full: inner.disk_full,
     })
 }
 

@@ -7,7 +7,7 @@ use super::{
 use crate::{clock, config::Bootstrap, journal::Journal};
 use pgvigil_consensus::{AppliedState, Consensus, ProposeError};
 use pgvigil_core::{
-    Outcome, Proposal,
+    Outcome, Proposal, State,
     cluster::ClusterState,
     command::{Actor, Command},
     decide::{self, Wanted},
@@ -30,6 +30,9 @@ const IDLE_MS: u64 = 1_000;
 const HANDOVER_PAUSE_MS: u64 = 5_000;
 /// How often a leader considers one. It looks at everything it has seen, which is more than a report costs.
 const HANDOVER_LOOK_MS: u64 = 1_000;
+
+/// Between two looks whether the Raft store of every voter is on record.
+const REMEMBER_MS: u64 = 1_000;
 
 /// A voter that lacks at most so many entries may be handed the leadership.
 const CAUGHT_UP: u64 = 2;
@@ -61,6 +64,7 @@ impl Controller {
         let mut wake_at = clock::now();
         let mut starved = Starvation::default();
         let mut handover_after = Time(0);
+        let mut remember_at = Time(0);
         loop {
             let tick = if self.inbox.since().is_some() { TICK_MS } else { IDLE_MS };
             let (planned, at) = clock::wake_up(wake_at, tick);
@@ -77,7 +81,7 @@ impl Controller {
                 wake_at = if leadership.borrow().i_am_leader { now.plus(TICK_MS) } else { clock::NEVER };
                 continue;
             }
-            wake_at = self.decide_all(&mut states, &starved).await;
+            wake_at = self.decide_all(&mut states, &starved, &mut remember_at).await;
             if now >= handover_after {
                 let tried = self.hand_over(&states).await;
                 handover_after = clock::now().plus(if tried { HANDOVER_PAUSE_MS } else { HANDOVER_LOOK_MS });
@@ -116,7 +120,12 @@ impl Controller {
         }
     }
 
-    async fn decide_all(&self, states: &mut watch::Receiver<Arc<AppliedState>>, starved: &Starvation) -> Time {
+    async fn decide_all(
+        &self,
+        states: &mut watch::Receiver<Arc<AppliedState>>,
+        starved: &Starvation,
+        remember_at: &mut Time,
+    ) -> Time {
         let mut wake_at = clock::NEVER;
         let state = states.borrow_and_update().clone();
         if let Some((id, bootstrap)) = &self.bootstrap
@@ -124,6 +133,10 @@ impl Controller {
         {
             self.create(id, bootstrap).await;
             return clock::now();
+        }
+        if clock::now() >= *remember_at && !state.state.clusters.is_empty() {
+            *remember_at = clock::now().plus(REMEMBER_MS);
+            self.remember_stores(&state.state).await;
         }
         for cluster in state.state.clusters.values() {
             let believed = believed(cluster);
@@ -165,6 +178,17 @@ impl Controller {
             }
         }
         wake_at
+    }
+
+    /// Has the Raft store of each voter agreed, once for good. One at a time, in quiet times: nothing waits for it.
+    async fn remember_stores(&self, state: &State) {
+        let quiet = state.clusters.values().all(ClusterState::is_settled);
+        let known = self.consensus.stores();
+        let Some((node, store)) = known.into_iter().find(|(node, _)| !state.stores.contains_key(node)) else { return };
+        let Some(cluster) = state.clusters.keys().next().filter(|_| quiet) else { return };
+        if let Err(error) = self.consensus.propose(&remembering(self.me, cluster, node, store), AGREE).await {
+            tracing::debug!(%node, "its Raft store is not on record yet: {error}");
+        }
     }
 
     /// Has a decision agreed; `true` if the state has moved or is about to.
@@ -241,6 +265,19 @@ impl Controller {
             tracing::warn!(%to, "the Raft leadership was not handed over: {error}");
         }
         true
+    }
+}
+
+/// The proposal that the Raft store of `node` be remembered.
+pub fn remembering(me: NodeId, cluster: &ClusterId, node: NodeId, store: u64) -> Proposal {
+    Proposal {
+        cluster: cluster.clone(),
+        based_on: None,
+        at: clock::wall(),
+        by: Actor::Controller(me),
+        reason: format!("node {node} votes with Raft store {store:016x}"),
+        evidence: Vec::new(),
+        command: Command::RememberStore { node, store },
     }
 }
 

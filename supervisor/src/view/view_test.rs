@@ -49,6 +49,7 @@ fn report(name: &str, postgres: PostgresReport) -> Seen {
         starved_ms: 0,
         guard_armed: true,
         probe: None,
+        disk_full: false,
         activity: None,
         problems: Vec::new(),
         needs_new_incarnation: None,
@@ -57,7 +58,6 @@ fn report(name: &str, postgres: PostgresReport) -> Seen {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
-        disk_full: false,
         was_member: false,
     };
     Seen { report, at: NOW.minus(20) }

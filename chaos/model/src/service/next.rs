@@ -298,6 +298,7 @@ fn report(agreed: &ClusterState) -> Report {
         starved_ms: 0,
         guard_armed: true,
         probe: None,
+        disk_full: false,
         activity: None,
         problems: Vec::new(),
         needs_new_incarnation: None,
@@ -307,6 +308,5 @@ fn report(agreed: &ClusterState) -> Report {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
-        disk_full: false,
     }
 }

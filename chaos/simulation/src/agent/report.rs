@@ -53,6 +53,7 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
             probe.age_ms = now.since(*at);
             probe
         }),
+        disk_full: false,
         activity: None,
         problems: Vec::new(),
         needs_new_incarnation: inner.needs_new_incarnation.clone(),
@@ -63,7 +64,6 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
         unproven: inner.unproven.reports(agreed, now),
         echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
         shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
-        disk_full: false,
     })
 }
 

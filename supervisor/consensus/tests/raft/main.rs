@@ -2,5 +2,6 @@
 
 mod common;
 mod difference;
+mod emptied;
 mod failures;
 mod group;

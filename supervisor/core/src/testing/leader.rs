@@ -32,6 +32,7 @@ impl World {
             starved_ms: 0,
             guard_armed: true,
             probe: None,
+            disk_full: false,
             activity: None,
             problems: Vec::new(),
             needs_new_incarnation: None,
@@ -40,7 +41,6 @@ impl World {
             unproven: Vec::new(),
             shown_to_leader: None,
             echo: None,
-            disk_full: false,
             was_member: false,
         }
     }
