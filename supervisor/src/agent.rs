@@ -13,6 +13,7 @@ pub mod ailing;
 mod canary;
 mod door;
 mod execute;
+mod in_force;
 mod marker;
 mod peers;
 mod prober;

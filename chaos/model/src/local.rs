@@ -157,6 +157,7 @@ fn local(agreed: &ClusterState, branches: &[Branch], server: &Server, me: Member
         busy: false,
         checkpointed_at: None,
         restart_due: None,
+        rule_astray_since: None,
     };
     planted.before_reconcile(agreed, local)
 }

@@ -1,6 +1,8 @@
 //! Every scenario, by name and number.
 
-use super::{Needs, Scenario, Stage, Told, commits, copied, crash, disk, freeze, network, planned, power, raft_store};
+use super::{
+    Needs, Scenario, Stage, Told, commits, conf, copied, crash, disk, freeze, network, planned, power, raft_store,
+};
 use crate::report::Bar;
 
 /// The bars of a crash, and of a host that is lost or freezes.
@@ -198,6 +200,16 @@ pub fn scenarios() -> Vec<Scenario> {
             .beside(None),
         scenario(0, "raft-churn", "the Raft leadership moves all the time", Processes, planned::raft_churn)
             .beside(None),
+        scenario(
+            0,
+            "config-lines",
+            "lines in PostgreSQL's files would weaken the rule and everything else, on every member",
+            Processes,
+            conf::lines,
+        )
+        .beside(None)
+        .often(),
+        scenario(0, "alter-system", "the same with ALTER SYSTEM", Processes, conf::alter_system).beside(None),
         scenario(0, "busy-cores", "all cores have other work", Processes, disk::busy).beside(None),
     ]
 }

@@ -6,6 +6,7 @@
 
 mod clients;
 mod commits;
+mod conf;
 mod copied;
 mod crash;
 mod disk;

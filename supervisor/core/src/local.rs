@@ -168,6 +168,10 @@ pub struct Local {
     /// Why this standby goes on only after a restart: its primary was restarted with larger settings than it runs with,
     /// so its replay stands still, and it could not be promoted.
     pub restart_due: Option<String>,
+    /// Since when this primary was not seen under the rule that was put in force, if it is not: what it acknowledges, k
+    /// standbys need not have.
+    #[serde(default)]
+    pub rule_astray_since: Option<Time>,
 }
 
 impl Local {

@@ -244,6 +244,9 @@ pub fn reconcile(agreed: &ClusterState, local: &Local, now: Time) -> Plan {
     if local.busy {
         return Plan::wait("busy", "a longer act is under way");
     }
+    if let Some(plan) = primary::keep_out(agreed, reign, local, now) {
+        return plan;
+    }
     if let Some(election) = &agreed.election {
         return seal::for_election(agreed, election, member, local, now);
     }

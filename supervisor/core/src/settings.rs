@@ -52,6 +52,9 @@ pub struct Settings {
     /// Whether a lost primary counts as fenced when its right to serve has run out. `false` where a hypervisor may stop
     /// a guest, whose clock then stands still (history A14): only its agent's word or a fence command counts.
     pub fence_by_time: bool,
+    /// Whether a primary goes on serving clients while PostgreSQL cannot be made to show the agreed rule (a configuration
+    /// file that does not parse, a server that reads other files). `false`: it keeps them out until the rule is shown.
+    pub serve_without_rule: bool,
 }
 
 impl Default for Settings {
@@ -73,6 +76,7 @@ impl Default for Settings {
             leader_away_from_primary: true,
             slot_wal_max_mib: 4_096,
             fence_by_time: true,
+            serve_without_rule: false,
         }
     }
 }

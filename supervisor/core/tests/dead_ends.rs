@@ -431,6 +431,7 @@ fn local(agreed: &Agreed, name: &str, in_recovery: bool) -> Local {
         busy: false,
         checkpointed_at: None,
         restart_due: None,
+        rule_astray_since: None,
     }
 }
 

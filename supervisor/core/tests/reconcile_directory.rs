@@ -87,6 +87,7 @@ fn empty() -> Local {
         busy: false,
         checkpointed_at: None,
         restart_due: None,
+        rule_astray_since: None,
     }
 }
 

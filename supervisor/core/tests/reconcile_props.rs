@@ -117,6 +117,7 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
         busy: lsn.0.is_multiple_of(13),
         checkpointed_at: None,
         restart_due: None,
+        rule_astray_since: None,
         me,
     }
 }

@@ -2,11 +2,12 @@
 //! something in it changes.
 
 use crate::{
+    conf_files::ensure_include,
     drift::{self, Drift},
     fsio::{FsError, Written},
     hba::{self, Access, Door},
     layout::Layout,
-    settings::{Settings, SettingsError, ensure_include},
+    settings::{Settings, SettingsError},
     version::Version,
 };
 
@@ -26,7 +27,7 @@ pub struct MemberConfig {
 /// What writing the configuration changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigWritten {
-    /// `pgvigil.conf` or the include line changed: reload, and restart for settings that need one.
+    /// Our settings files or the include line changed: reload, and restart for settings that need one.
     pub settings: Written,
     /// `pg_hba.conf` changed: reload.
     pub door: Written,
@@ -37,8 +38,8 @@ pub struct ConfigWritten {
 impl MemberConfig {
     /// Writes every file durably. Idempotent. Nothing is signalled.
     pub fn write(&self, version: Version, layout: &Layout) -> Result<ConfigWritten, SettingsError> {
-        let include = ensure_include(layout)?;
         let settings = self.settings.write(version, layout)?;
+        let include = ensure_include(layout)?;
         let door = self.write_door(layout)?;
         let drift = drift::remove(layout)?;
         let settings = if include == Written::Changed { include } else { settings };

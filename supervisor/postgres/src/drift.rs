@@ -3,10 +3,11 @@
 
 use crate::{
     conf_text::parse_assignment,
-    fsio::{FsError, read_text, write_atomic},
+    fsio::{FsError, write_atomic},
     layout::Layout,
     settings::MANAGED,
 };
+use std::{fs, io};
 
 /// One managed setting found where it should not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,33 +16,44 @@ pub struct Drift {
     pub name: String,
     /// The value that overrides ours.
     pub value: String,
+    /// The line of `postgresql.auto.conf`, counted from 1.
+    pub line: usize,
 }
 
 /// The managed settings in `postgresql.auto.conf`.
 pub fn find(layout: &Layout) -> Result<Vec<Drift>, FsError> {
-    Ok(in_text(&read_text(&layout.auto_conf())?.unwrap_or_default()))
+    Ok(lines(&read(layout)?).filter_map(|(_, drift)| drift).collect())
 }
 
-/// Removes them durably and says what was removed. Other settings stay. Takes effect at the next reload (some only at
-/// a restart). With the server running, an `ALTER SYSTEM` at the same moment may be lost; look again afterwards.
+/// Removes them durably and says what was removed. Other settings stay, byte by byte. Takes effect at the next reload
+/// (some only at a restart). With the server running, an `ALTER SYSTEM` at the same moment may be lost; look again
+/// afterwards.
 pub fn remove(layout: &Layout) -> Result<Vec<Drift>, FsError> {
-    let path = layout.auto_conf();
-    let Some(text) = read_text(&path)? else { return Ok(Vec::new()) };
-    let found = in_text(&text);
+    let bytes = read(layout)?;
+    let found: Vec<Drift> = lines(&bytes).filter_map(|(_, drift)| drift).collect();
     if !found.is_empty() {
-        let kept = text.lines().filter(|line| managed(line).is_none());
-        write_atomic(&path, kept.fold(String::new(), |text, line| text + line + "\n").as_bytes(), 0o600)?;
+        let kept = lines(&bytes).filter(|(_, drift)| drift.is_none()).map(|(line, _)| line);
+        write_atomic(&layout.auto_conf(), &kept.collect::<Vec<_>>().concat(), 0o600)?;
     }
     Ok(found)
 }
 
-fn in_text(text: &str) -> Vec<Drift> {
-    text.lines().filter_map(managed).collect()
+fn read(layout: &Layout) -> Result<Vec<u8>, FsError> {
+    let path = layout.auto_conf();
+    match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(FsError::at("read", &path)),
+    }
 }
 
-fn managed(line: &str) -> Option<Drift> {
-    let (name, value) = parse_assignment(line)?;
-    MANAGED.contains(&name.as_str()).then_some(Drift { name, value })
+/// Every line, with its end, and what it sets of ours.
+fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<Drift>)> {
+    bytes.split_inclusive(|byte| *byte == b'\n').zip(1..).map(|(line, number)| (line, managed(line, number)))
+}
+
+fn managed(line: &[u8], number: usize) -> Option<Drift> {
+    let (name, value) = parse_assignment(&String::from_utf8_lossy(line))?;
+    MANAGED.contains(&name.as_str()).then_some(Drift { name, value, line: number })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ impl Layout {
         self.data_dir.join("pg_wal")
     }
 
-    /// PostgreSQL's own configuration file, which includes ours.
+    /// The user's configuration file, which includes ours for servers that somebody else starts.
     #[must_use]
     pub fn postgresql_conf(&self) -> PathBuf {
         self.data_dir.join("postgresql.conf")
@@ -36,10 +36,22 @@ impl Layout {
         self.data_dir.join("postgresql.auto.conf")
     }
 
-    /// Our included settings file.
+    /// Our included settings file: what only a start takes up, and the file below.
     #[must_use]
     pub fn pgvigil_conf(&self) -> PathBuf {
         self.data_dir.join("pgvigil.conf")
+    }
+
+    /// Our settings that a reload takes up: the rule, the upstream. Read after every file of the user.
+    #[must_use]
+    pub fn rule_conf(&self) -> PathBuf {
+        self.data_dir.join("pgvigil.rule.conf")
+    }
+
+    /// The configuration file that servers started by us read (`config_file`): the user's first, ours after it.
+    #[must_use]
+    pub fn main_conf(&self) -> PathBuf {
+        self.data_dir.join("pgvigil.main.conf")
     }
 
     /// The door: host-based authentication.

@@ -1,7 +1,7 @@
 //! The postmaster as a process: started so that it outlives us, or adopted; its end noticed at once through a pidfd.
 
 use crate::{
-    cgroup,
+    cgroup, conf_files,
     datadir::{self, DataDirError},
     fsio::{FsError, create_dir_private},
     kill::KillError,
@@ -154,11 +154,16 @@ impl Postmaster {
             return Err(ProcessError::AlreadyRunning { pid: file.pid, data_dir: layout.data_dir.clone() });
         }
         stale_locks::clear(&layout.data_dir, options.socket.as_ref())?;
+        conf_files::write_main(layout)?;
         let log = open_log(&layout.log_file(), options.max_log_bytes)?;
         let log_too = log.try_clone().map_err(FsError::at("open", &layout.log_file()))?;
         let program = binaries.program("postgres");
         let mut command = Command::new(&program);
         command.arg("-D").arg(&layout.data_dir);
+        for (name, value) in conf_files::options(layout) {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        // Of two options of one name the later one counts.
         for (name, value) in &options.overrides {
             command.arg("-c").arg(format!("{name}={value}"));
         }

@@ -6,7 +6,19 @@
 use crate::link::{Link, QueryError};
 use pgvigil_core::{id::TimelineId, lsn::Lsn};
 use serde::{Deserialize, Deserializer};
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+/// What the promise rests on and a reload could change; looked at with every sample.
+pub const WATCHED: [&str; 8] = [
+    "synchronous_standby_names",
+    "synchronous_commit",
+    "primary_conninfo",
+    "primary_slot_name",
+    "restore_command",
+    "restart_after_crash",
+    "fsync",
+    "full_page_writes",
+];
 
 /// The cheap sample. Stale the moment it is read; positions only grow along one timeline.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -40,6 +52,13 @@ pub struct Sample {
     pub sync_commit: String,
     /// Whether `primary_conninfo` is non-empty.
     pub has_upstream: bool,
+    /// The settings of [`WATCHED`] as this session sees them.
+    pub watched: BTreeMap<String, String>,
+    /// `config_file`: which file is read first.
+    pub config_file: String,
+    /// When this session last read the configuration files, microseconds since 1970, wall clock: it changes with every
+    /// reload, whoever asked for it.
+    pub loaded_us: i64,
     /// Backends that wait for standbys to confirm their commit.
     pub commit_waiters: u32,
     /// The canary waits for a lock, which accuses neither a standby nor the disk: for which, and who holds it.
@@ -213,6 +232,17 @@ const SAMPLE: &str = "SELECT json_build_object(
  'sync_names', current_setting('synchronous_standby_names'),
  'sync_commit', current_setting('synchronous_commit'),
  'has_upstream', current_setting('primary_conninfo') <> '',
+ 'watched', json_build_object(
+   'synchronous_standby_names', current_setting('synchronous_standby_names'),
+   'synchronous_commit', current_setting('synchronous_commit'),
+   'primary_conninfo', current_setting('primary_conninfo'),
+   'primary_slot_name', current_setting('primary_slot_name'),
+   'restore_command', current_setting('restore_command'),
+   'restart_after_crash', current_setting('restart_after_crash'),
+   'fsync', current_setting('fsync'),
+   'full_page_writes', current_setting('full_page_writes')),
+ 'config_file', current_setting('config_file'),
+ 'loaded_us', (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint,
  'commit_waiters', b.waiters, 'canary_lock', b.canary_lock, 'writers', b.writers,
  'next_xid', CASE WHEN NOT r.recovering THEN pg_snapshot_xmax(pg_current_snapshot())::text::bigint END,
  'archives_by_time', current_setting('archive_mode') <> 'off' AND current_setting('archive_timeout') <> '0')

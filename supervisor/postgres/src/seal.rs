@@ -121,7 +121,7 @@ pub fn seal_on_disk(layout: &Layout, settings: &Settings, version: Version) -> R
     let (pass, fence, conf, drift) = thread::scope(|scope| {
         let pass = scope.spawn(|| write_pass_file(layout, None));
         let fence = scope.spawn(|| write_fence(layout));
-        let conf = scope.spawn(|| settings.sealed().write(version, layout));
+        let conf = scope.spawn(|| settings.sealed().write_rule(version, layout));
         let drift = drift::remove(layout);
         (pass.join(), fence.join(), conf.join(), drift)
     });

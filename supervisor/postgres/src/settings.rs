@@ -1,14 +1,18 @@
-//! Our settings file `pgvigil.conf`, rendered from values (pure), and its place in PostgreSQL's configuration.
+//! Our settings, rendered from values (pure): those that a reload takes up, and those that only a start does. Where they
+//! stand among PostgreSQL's files is said in [`crate::conf_files`].
 
 use crate::{
+    conf_files::{RULE_INCLUDE, includes_rule},
     conf_text::{TextError, assignment, conninfo, identifier, pass_line},
-    fsio::{FsError, Written, read_text, replace, write_atomic},
+    control_file::SettingFloors,
+    fsio::{FsError, Written, replace, write_atomic},
     layout::Layout,
     libpq,
+    user_conf::UserValues,
     version::Version,
 };
 use pgvigil_core::id::TimelineId;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// The name in `synchronous_standby_names` that no connection can have: the agent gives it to none, and the
 /// replication role's application names carry another prefix.
@@ -47,6 +51,28 @@ pub const MANAGED: [&str; 30] = [
     "allow_alter_system",
     "zero_damaged_pages",
 ];
+
+/// Settings of which we need some least value. The user may want more of them, and then that holds.
+pub const FLOORS: [&str; 4] =
+    ["max_wal_senders", "max_replication_slots", "superuser_reserved_connections", "wal_level"];
+
+/// What every member needs at every time so that what it calls flushed is on its disk, and that a server which lost a
+/// process does not come back by itself with commits that nobody confirmed.
+pub const SAFE: [(&str, &str); 3] = [("restart_after_crash", "off"), ("fsync", "on"), ("full_page_writes", "on")];
+
+/// Where a recovery might be told to end.
+const TARGETS: [&str; 5] =
+    ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
+
+/// PostgreSQL's own values of what a standby must have as much of as its primary.
+const DEFAULTS: [(&str, u32); 4] = [
+    ("max_connections", 100),
+    ("max_worker_processes", 8),
+    ("max_prepared_transactions", 0),
+    ("max_locks_per_transaction", 64),
+];
+
+const HEADER: &str = "# Written by pgvigil; do not edit. Changes are overwritten.\n";
 
 /// Settings could not be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -201,7 +227,7 @@ impl Upstream {
     }
 }
 
-/// Everything in `pgvigil.conf`.
+/// Everything that pgvigil sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// What commits wait for.
@@ -234,6 +260,10 @@ pub struct Settings {
     pub allow_alter_system: bool,
     /// Parameters of the user, in their order; written before ours.
     pub user: Vec<(String, String)>,
+    /// What the user's own files say: a larger value of a setting of which we need some least one holds.
+    pub theirs: UserValues,
+    /// What the primary runs with, before a start as standby: with less PostgreSQL would refuse to start.
+    pub floors: Option<SettingFloors>,
 }
 
 impl Settings {
@@ -258,6 +288,8 @@ impl Settings {
             wal_level: "replica".to_owned(),
             allow_alter_system: true,
             user: Vec::new(),
+            theirs: UserValues::default(),
+            floors: None,
         }
     }
 
@@ -267,39 +299,62 @@ impl Settings {
         Self { upstream: None, restore_command: String::new(), ..self.clone() }
     }
 
-    /// Renders the file. Equal settings give equal text.
-    pub fn render(&self, version: Version, layout: &Layout) -> Result<String, SettingsError> {
-        let mut text = String::from("# Written by pgvigil; do not edit. Changes are overwritten.\n");
+    /// Renders what a reload takes up. Equal settings give equal text.
+    pub fn render_rule(&self, version: Version, layout: &Layout) -> Result<String, SettingsError> {
+        let mut text = String::from(HEADER);
         for (name, value) in &self.user {
-            if MANAGED.contains(&name.to_ascii_lowercase().as_str()) {
+            let lower = name.to_ascii_lowercase();
+            if MANAGED.contains(&lower.as_str()) {
                 return Err(SettingsError::Managed { name: name.clone() });
             }
-            text += &assignment(name, value)?;
+            if !FLOORS.contains(&lower.as_str()) {
+                text += &assignment(name, value)?;
+            }
         }
         text.push('\n');
-        for (name, value) in self.ours(version, layout) {
+        for (name, value) in self.reloadable(version, layout) {
             text += &assignment(name, &value)?;
         }
         Ok(text)
     }
 
-    fn ours(&self, version: Version, layout: &Layout) -> Vec<(&'static str, String)> {
-        let upstream = self.upstream.as_ref();
+    /// Renders what only a start takes up, for servers that somebody else starts, and the line that includes the rest.
+    pub fn render_start(&self) -> Result<String, SettingsError> {
+        let mut text = String::from(HEADER);
+        for (name, value) in self.at_start() {
+            text += &assignment(name, &value)?;
+        }
+        Ok(text + RULE_INCLUDE + "\n")
+    }
+
+    /// What a server of ours is started with on its command line: no file overrides that, `postgresql.auto.conf` neither.
+    #[must_use]
+    pub fn command_line(&self, version: Version) -> Vec<(String, String)> {
+        let mut all = self.at_start();
+        all.extend(self.constants(version));
+        let floors = self.floors.iter().flat_map(SettingFloors::by_name);
+        for (name, floor) in floors.filter(|(name, _)| *name != "max_wal_senders") {
+            let default = DEFAULTS.iter().find(|(n, _)| *n == name).map_or(0, |(_, value)| *value);
+            let last = self.said(name).last().and_then(|value| value.parse().ok());
+            let configured = self.user.iter().rev().find(|(n, _)| n.eq_ignore_ascii_case(name));
+            let value = configured.and_then(|(_, value)| value.parse().ok()).or(last).unwrap_or(default);
+            if value < floor {
+                all.push((name, floor.to_string()));
+            }
+        }
+        all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn reloadable(&self, version: Version, layout: &Layout) -> Vec<(&'static str, String)> {
         let timeout = format!("{}ms", self.wal_timeout_ms);
-        let mut ours: Vec<(&'static str, String)> = vec![
-            ("synchronous_standby_names", self.rule.names_value()),
-            ("synchronous_commit", self.rule.commit_value().to_owned()),
-            ("primary_conninfo", upstream.map_or_else(String::new, |up| up.conninfo(version, layout))),
-            ("primary_slot_name", upstream.map_or_else(String::new, |up| up.slot.clone())),
-            ("restore_command", self.restore_command.clone()),
-            ("recovery_target_timeline", self.recovery_timeline.value()),
-            ("hot_standby", "on".to_owned()),
-            ("wal_log_hints", "on".to_owned()),
-            ("wal_level", self.wal_level.clone()),
-            ("max_wal_senders", self.max_wal_senders.to_string()),
-            // Clients that gave up leave their backends waiting for a standby; the agent must get in nevertheless.
-            ("superuser_reserved_connections", "10".to_owned()),
-            ("max_replication_slots", self.max_replication_slots.to_string()),
+        let mut ours = self.changing(version, layout);
+        ours.push(("recovery_target_timeline", self.recovery_timeline.value()));
+        // A recovery that ends elsewhere than at the end of its WAL is no standby; left over from a restore, mostly.
+        ours.extend(TARGETS.map(|target| (target, String::new())));
+        if version.major < 16 {
+            ours.push(("promote_trigger_file", String::new()));
+        }
+        ours.extend([
             ("wal_keep_size", format!("{}MB", self.wal_keep_size_mb)),
             ("max_slot_wal_keep_size", mb_or_unbounded(self.max_slot_wal_keep_size_mb)),
             ("wal_receiver_timeout", timeout.clone()),
@@ -307,57 +362,109 @@ impl Settings {
             ("wal_receiver_status_interval", "1s".to_owned()),
             // A standby that has lost its upstream sleeps as long as this before it looks for an order to promote.
             ("wal_retrieve_retry_interval", "50ms".to_owned()),
-            ("restart_after_crash", "off".to_owned()),
-            ("fsync", "on".to_owned()),
-            ("full_page_writes", "on".to_owned()),
-            ("listen_addresses", self.listen_addresses.clone()),
-            ("port", self.port.to_string()),
-            ("unix_socket_directories", self.socket_dir.display().to_string()),
-        ];
+        ]);
+        ours.extend(self.constants(version));
+        ours
+    }
+
+    /// What a running server has to show of [`crate::sample::WATCHED`].
+    #[must_use]
+    pub fn shown(&self, version: Version, layout: &Layout) -> BTreeMap<String, String> {
+        let mut shown: BTreeMap<String, String> =
+            self.changing(version, layout).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        shown.extend(SAFE.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        shown
+    }
+
+    fn changing(&self, version: Version, layout: &Layout) -> Vec<(&'static str, String)> {
+        let upstream = self.upstream.as_ref();
+        vec![
+            ("synchronous_standby_names", self.rule.names_value()),
+            ("synchronous_commit", self.rule.commit_value().to_owned()),
+            ("primary_conninfo", upstream.map_or_else(String::new, |up| up.conninfo(version, layout))),
+            ("primary_slot_name", upstream.map_or_else(String::new, |up| up.slot.clone())),
+            ("restore_command", self.restore_command.clone()),
+        ]
+    }
+
+    /// The same on every member at every time.
+    fn constants(&self, version: Version) -> Vec<(&'static str, String)> {
+        let mut ours: Vec<_> = SAFE.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         if version.can_forbid_alter_system() && !self.allow_alter_system {
             ours.push(("allow_alter_system", "off".to_owned()));
         }
         ours
     }
 
-    /// Renders and replaces `pgvigil.conf` for a running server, or one about to be started; not flushed, see
-    /// [`crate::fsio::replace`].
-    pub fn replace(&self, version: Version, layout: &Layout) -> Result<Written, SettingsError> {
-        let text = self.render(version, layout)?;
-        Ok(replace(&layout.pgvigil_conf(), text.as_bytes(), 0o600)?)
+    fn at_start(&self) -> Vec<(&'static str, String)> {
+        let logical = self.wal_level == "logical" || self.said("wal_level").any(|level| level == "logical");
+        vec![
+            ("hot_standby", "on".to_owned()),
+            ("wal_log_hints", "on".to_owned()),
+            ("wal_level", if logical { "logical" } else { "replica" }.to_owned()),
+            ("max_wal_senders", {
+                let floor = self.floors.map_or(0, |floors| floors.max_wal_senders);
+                self.at_least("max_wal_senders", self.max_wal_senders.max(floor))
+            }),
+            // Clients that gave up leave their backends waiting for a standby; the agent must get in nevertheless.
+            ("superuser_reserved_connections", self.at_least("superuser_reserved_connections", 10)),
+            ("max_replication_slots", self.at_least("max_replication_slots", self.max_replication_slots)),
+            ("listen_addresses", self.listen_addresses.clone()),
+            ("port", self.port.to_string()),
+            ("unix_socket_directories", self.socket_dir.display().to_string()),
+        ]
     }
 
-    /// Renders and writes `pgvigil.conf` durably.
+    /// What the user says about a setting, in pgvigil's configuration or in PostgreSQL's files.
+    fn said<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let configured = self.user.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+        configured.chain(self.theirs.get(name))
+    }
+
+    fn at_least(&self, name: &str, ours: u32) -> String {
+        let said = self.said(name).filter_map(|value| value.parse().ok());
+        said.max().map_or(ours, |theirs: u32| theirs.max(ours)).to_string()
+    }
+
+    /// Renders and replaces what a reload takes up, for a running server; not flushed, see [`crate::fsio::replace`].
+    pub fn replace(&self, version: Version, layout: &Layout) -> Result<Written, SettingsError> {
+        let text = self.render_rule(version, layout)?;
+        let written = replace(&layout.rule_conf(), text.as_bytes(), 0o600)?;
+        self.ensure_start(layout)?;
+        Ok(written)
+    }
+
+    /// The same, durably.
+    pub fn write_rule(&self, version: Version, layout: &Layout) -> Result<Written, SettingsError> {
+        let text = self.render_rule(version, layout)?;
+        let written = write_atomic(&layout.rule_conf(), text.as_bytes(), 0o600)?;
+        self.ensure_start(layout)?;
+        Ok(written)
+    }
+
+    /// Writes what only a start takes up, durably.
+    pub fn write_start(&self, layout: &Layout) -> Result<Written, SettingsError> {
+        Ok(write_atomic(&layout.pgvigil_conf(), self.render_start()?.as_bytes(), 0o600)?)
+    }
+
+    /// Writes everything durably.
     pub fn write(&self, version: Version, layout: &Layout) -> Result<Written, SettingsError> {
-        let text = self.render(version, layout)?;
-        Ok(write_atomic(&layout.pgvigil_conf(), text.as_bytes(), 0o600)?)
+        let rule = self.write_rule(version, layout)?;
+        let start = self.write_start(layout)?;
+        Ok(if rule == Written::Changed { rule } else { start })
+    }
+
+    /// A file from before the two were separate, or one that somebody replaced, does not include the other one.
+    fn ensure_start(&self, layout: &Layout) -> Result<(), SettingsError> {
+        if !includes_rule(layout) {
+            self.write_start(layout)?;
+        }
+        Ok(())
     }
 }
 
 fn mb_or_unbounded(megabytes: i64) -> String {
     if megabytes < 0 { "-1".to_owned() } else { format!("{megabytes}MB") }
-}
-
-const INCLUDE: &str = "include 'pgvigil.conf'";
-
-/// Makes sure that `postgresql.conf` ends with the line that includes ours, so that nothing in it overrides us.
-/// Idempotent.
-pub fn ensure_include(layout: &Layout) -> Result<Written, FsError> {
-    let path = layout.postgresql_conf();
-    let old = read_text(&path)?.unwrap_or_default();
-    write_atomic(&path, with_include(&old).as_bytes(), 0o600)
-}
-
-fn with_include(old: &str) -> String {
-    let last = old.lines().rev().find(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
-    if last.is_some_and(|line| line.trim() == INCLUDE) {
-        return old.to_owned();
-    }
-    let mut text: String =
-        old.lines().filter(|line| line.trim() != INCLUDE).fold(String::new(), |text, line| text + line + "\n");
-    text += INCLUDE;
-    text.push('\n');
-    text
 }
 
 /// Writes the upstream's password where libpq reads it at connect time, or empties that file durably: `None` is the
@@ -377,64 +484,5 @@ pub fn write_pass_file(layout: &Layout, upstream: Option<(&Upstream, &str)>) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn layout() -> Layout {
-        Layout::new("/data", "/agent dir")
-    }
-
-    const V15: Version = Version { major: 15, minor: 0 };
-    const V17: Version = Version { major: 17, minor: 0 };
-
-    #[test]
-    fn a_streaming_standby_golden() {
-        let mut settings = Settings::new(5433, "/run/pg");
-        let mut upstream = Upstream::new("10.0.0.1", 5432, "pgvigil_repl", "pgvigil_b_i2_e7");
-        upstream.slot = "pgvigil_b".to_owned();
-        settings.upstream = Some(upstream);
-        settings.user = vec![("work_mem".into(), "8MB".into()), ("cluster_name".into(), "it's".into())];
-        settings.listen_addresses = "*".to_owned();
-        assert_eq!(settings.render(V15, &layout()).unwrap(), include_str!("../tests/fixtures/standby.conf"));
-    }
-
-    #[test]
-    fn a_primary_under_a_rule_golden() {
-        let mut settings = Settings::new(5433, "/run/pg");
-        settings.rule = SyncRule::Any { k: 1, names: vec!["pgvigil_c_i1_e7".into(), "pgvigil_b_i2_e7".into()] };
-        settings.allow_alter_system = false;
-        assert_eq!(settings.render(V17, &layout()).unwrap(), include_str!("../tests/fixtures/primary.conf"));
-    }
-
-    #[test]
-    fn the_rule_is_never_empty() {
-        for rule in [SyncRule::Nobody, SyncRule::Local, SyncRule::Any { k: 1, names: vec![] }] {
-            assert_eq!(rule.names_value(), "ANY 1 (\"pgvigil_nobody\")");
-        }
-        assert_eq!(sync_names(2, &["b".into(), "a\"".into(), "b".into()]), "ANY 2 (\"a\"\"\",\"b\")");
-    }
-
-    #[test]
-    fn a_sealed_member_has_no_upstream_and_no_archive() {
-        let mut settings = Settings::new(1, "/s");
-        settings.upstream = Some(Upstream::new("h", 1, "u", "n"));
-        settings.restore_command = "cp x".to_owned();
-        let text = settings.sealed().render(V15, &layout()).unwrap();
-        assert!(text.contains("primary_conninfo = ''\n") && text.contains("restore_command = ''\n"));
-    }
-
-    #[test]
-    fn the_user_cannot_set_what_is_ours() {
-        let mut settings = Settings::new(1, "/s");
-        settings.user = vec![("Synchronous_Commit".into(), "off".into())];
-        assert!(matches!(settings.render(V15, &layout()), Err(SettingsError::Managed { .. })));
-    }
-
-    #[test]
-    fn the_include_line_comes_last_and_once() {
-        assert_eq!(with_include("a = 1"), "a = 1\ninclude 'pgvigil.conf'\n");
-        let text = with_include("include 'pgvigil.conf'\nport = 1\n");
-        assert_eq!(text, "port = 1\ninclude 'pgvigil.conf'\n");
-        assert_eq!(with_include(&text), text);
-    }
-}
+#[path = "settings_test.rs"]
+mod tests;

@@ -15,7 +15,13 @@ use pgvigil_core::{
     reconcile::Action,
     rule::Setting,
 };
-use pgvigil_postgres::{Settings, SyncRule, instance::Instance, process::SpawnOptions};
+use pgvigil_postgres::{
+    Settings, SyncRule,
+    conf_files::ensure_include,
+    instance::{Instance, StartAs},
+    process::SpawnOptions,
+    user_conf::UserValues,
+};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 /// A statement of the agent's own.
@@ -125,6 +131,7 @@ fn settings(shared: &Shared) -> Settings {
         settings.max_slot_wal_keep_size_mb = i64::try_from(agreed.settings.slot_wal_max_mib).unwrap_or(i64::MAX);
     }
     settings.wal_keep_size_mb = 1024;
+    settings.allow_alter_system = false;
     settings.user = shared.config.parameters.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     settings
 }
@@ -132,10 +139,19 @@ fn settings(shared: &Shared) -> Settings {
 /// The setting by which a new connection shows that the newest file was read.
 const GENERATION: &str = "pgvigil.generation";
 
-fn spawn_options(shared: &Shared) -> SpawnOptions {
+/// Writes what only a start takes up, and how it is started so that no file overrides that.
+async fn start_options(shared: &Shared, role: StartAs) -> anyhow::Result<SpawnOptions> {
+    let mut ours = settings(shared);
+    ours.theirs = UserValues::read(&shared.layout);
+    if role == StartAs::Standby {
+        ours.floors = instance(shared).control_file().await.ok().map(|control| control.floors);
+    }
+    ours.write_start(&shared.layout)?;
+    // For those who start it by hand.
+    ensure_include(&shared.layout)?;
     let passed = shared.config.environment.iter();
     let env = passed.filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect();
-    SpawnOptions { env, ..SpawnOptions::default() }
+    Ok(SpawnOptions { overrides: ours.command_line(shared.binaries.version()), env, ..SpawnOptions::default() })
 }
 
 /// The value of `synchronous_standby_names` for a setting of `epoch`.

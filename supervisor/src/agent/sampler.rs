@@ -1,7 +1,7 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
 use super::{
-    door,
+    door, in_force,
     right::Renewal,
     shared::{Inner, Shared},
     twin, unproven,
@@ -13,13 +13,11 @@ use pgvigil_core::{
     local::{InForce, LocalPostgres, Running},
     reign::ElectionKind,
     report::Adoptable,
-    rpo::Cause,
     time::Time,
 };
 use pgvigil_postgres::{
     ControlFile, Endpoint, Link, Postmaster, Sample,
     datadir::{self, Content, PostmasterStatus},
-    drift,
     process::{LOG_BYTES, bound_log},
     rewind,
 };
@@ -104,9 +102,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
             if held {
                 undercut(shared, open).await;
             }
-            if shared.lock().names_astray {
-                mend_drift(shared);
-            }
+            in_force::settle(shared, open).await;
         }
         Err(error) => {
             *link = None;
@@ -129,7 +125,10 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
             let text = format!("replication slots that lost WAL or are about to: {}", lost.join(", "));
             shared.problem("slots", (!lost.is_empty()).then_some(text));
         }
-        mend_drift(shared);
+        let newest = shared.lock().sample.as_ref().map(|(sample, _)| sample.clone());
+        if let (Some((_, open)), Some(sample)) = (link.as_ref(), newest) {
+            in_force::files(shared, open, &sample).await;
+        }
         let log = shared.layout.log_file();
         // A server that runs for a year, or one that complains twenty times a second, must not fill the disk.
         let bounded = tokio::task::spawn_blocking(move || bound_log(&log, LOG_BYTES)).await;
@@ -346,8 +345,7 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
         inner.local.fence_on_disk = false;
     }
     inner.local.postgres = LocalPostgres::Running(running);
-    check_names(inner, &sample);
-    let evidence = unproven::look(inner, &sample, began);
+    let evidence = in_force::look(shared, inner, &sample, began) | unproven::look(inner, &sample, began);
     inner.replies.note(&sample.walsenders, began);
     let rule = unproven::rule_in_force(inner, &sample) && inner.unproven.confirmed_by_standbys();
     let canary = inner.canaries.looked(rule, began);
@@ -362,25 +360,6 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     if changed || senders_changed {
         shared.work.notify_one();
         shared.report.notify_one();
-    }
-}
-
-/// The setting in force is looked at with every sample: changed under our feet, it is put back.
-fn check_names(inner: &mut Inner, sample: &Sample) {
-    let Some(in_force) = inner.local.in_force.as_mut() else { return };
-    let other = inner.names_in_force.as_ref().is_some_and(|names| *names != sample.sync_names);
-    if sample.in_recovery || in_force.version.is_none() || inner.local.busy || !other {
-        inner.names_astray = false;
-        return;
-    }
-    // A sample that began before a change of our own was done shows the value before: two in a row do not.
-    if std::mem::replace(&mut inner.names_astray, true) {
-        let text = format!("synchronous_standby_names was changed by hand to {:?}; it is put back", sample.sync_names);
-        tracing::error!("{text}");
-        inner.problems.insert("drift", text.clone());
-        in_force.version = None;
-        inner.local.proven = None;
-        inner.unproven_begins(Cause::RuleNotInForce, &text);
     }
 }
 
@@ -417,40 +396,5 @@ fn unmarked(shared: &Arc<Shared>, inner: &mut Inner, sample: &Sample) {
         inner.local.postgres = found;
         shared.work.notify_one();
         shared.report.notify_one();
-    }
-}
-
-/// Names that are ours, set by hand with ALTER SYSTEM, override our file: they are taken out and reported.
-fn mend_drift(shared: &Shared) {
-    if shared.lock().local.marker.is_none() {
-        return;
-    }
-    match drift::find(&shared.layout) {
-        Ok(found) if found.is_empty() => {
-            let put_back = shared.lock().local.in_force.as_ref().is_none_or(|f| f.version.is_some());
-            let standby = matches!(&shared.lock().local.postgres, LocalPostgres::Running(r) if r.in_recovery);
-            if put_back || standby {
-                shared.problem("drift", None);
-            }
-        }
-        Ok(found) => {
-            let names = found.iter().map(|d| format!("{} = {:?}", d.name, d.value)).collect::<Vec<_>>().join(", ");
-            let text = match drift::remove(&shared.layout) {
-                Ok(_) => format!("set by hand with ALTER SYSTEM and taken out again: {names}"),
-                Err(error) => format!("set by hand with ALTER SYSTEM: {names}; it could not be taken out: {error}"),
-            };
-            if found.iter().any(|d| unproven::weakens(&d.name)) {
-                shared.unproven_begins(Cause::RuleNotInForce, &text);
-            }
-            shared.problem("drift", Some(text));
-            let mut inner = shared.lock();
-            if let Some(in_force) = inner.local.in_force.as_mut() {
-                in_force.version = None;
-                in_force.upstream = None;
-            }
-            drop(inner);
-            shared.work.notify_one();
-        }
-        Err(error) => shared.problem("drift", Some(error.to_string())),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     access::Names,
+    in_force::{Drifted, Expected},
     marker::{self, Judged, Kept, MarkerError},
     peers::Peers,
     promise::{PromiseError, PromiseFile, Promises},
@@ -195,8 +196,10 @@ pub struct Inner {
     pub quiet_since: Option<Time>,
     /// The value of `synchronous_standby_names` that was last put in force.
     pub names_in_force: Option<String>,
-    /// The newest sample showed another value than that.
-    pub names_astray: bool,
+    /// What was put in force, for looks to hold against the server.
+    pub expected: Option<Expected>,
+    /// What is not as it was put in force.
+    pub drifted: Drifted,
     /// PostgreSQL was started with its recovery pinned to one timeline.
     pub pinned: bool,
     /// The agreed state has named this member since this process began.
@@ -344,6 +347,7 @@ impl Shared {
             checkpointed_at: None,
             busy: false,
             restart_due: None,
+            rule_astray_since: None,
         };
         let inner = Inner {
             local,
@@ -376,7 +380,8 @@ impl Shared {
             can_stream: false,
             quiet_since: None,
             names_in_force: None,
-            names_astray: false,
+            expected: None,
+            drifted: Drifted::default(),
             pinned: false,
             was_member: false,
             stopping: false,
@@ -519,6 +524,9 @@ impl Shared {
         inner.local.standbys_enough_since = None;
         inner.local.in_force = None;
         inner.local.restart_due = None;
+        inner.local.rule_astray_since = None;
+        inner.expected = None;
+        inner.drifted = Drifted::default();
         inner.local.proven = None;
         inner.proof = None;
         inner.local.postgres = LocalPostgres::Stopped { crashed };

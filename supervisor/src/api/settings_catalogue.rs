@@ -65,6 +65,10 @@ fn meaning(key: &str) -> &'static str {
         "fence_by_time" => {
             "whether a lost primary counts as fenced once its lease has run out; off: a fence command must"
         }
+        "serve_without_rule" => {
+            "whether clients are served while PostgreSQL cannot be made to show the agreed rule; such times count against \
+             RPO 0"
+        }
         "slot_wal_max_mib" => "the most WAL that replication slots may hold back; a slot that needs more is lost",
         _ => "",
     }

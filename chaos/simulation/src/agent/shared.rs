@@ -146,6 +146,7 @@ impl Agent {
             busy: false,
             checkpointed_at: None,
             restart_due: None,
+            rule_astray_since: None,
         };
         let inner = Inner {
             local,

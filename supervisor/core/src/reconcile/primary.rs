@@ -222,6 +222,27 @@ fn configure(reign: &Reign, door_open: bool) -> Plan {
     })
 }
 
+/// Whether clients may be served as far as the rule goes; `Ok(Some)`: until then, unless it is shown in force by then.
+/// A rule of k = 0 promises nothing that could be missed. Keeps S1.
+fn may_serve(agreed: &ClusterState, local: &Local, now: Time) -> Result<Option<Time>, ()> {
+    let promises = agreed.rules.iter().all(|rule| rule.setting.k > 0);
+    match local.rule_astray_since {
+        Some(since) if promises && !agreed.settings.serve_without_rule => {
+            let until = since.plus(agreed.settings.lease_ms);
+            if now < until { Ok(Some(until)) } else { Err(()) }
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A primary that was not seen under its rule for as long as a lease ends its clients' sessions and lets nobody in, also
+/// while it stands for an election.
+pub(super) fn keep_out(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Option<Plan> {
+    let mine = reign.primary.member == local.me && local.reigns_in(reign.epoch);
+    let open = local.in_force.as_ref().is_some_and(|f| f.door_open);
+    (mine && open && may_serve(agreed, local, now).is_err()).then(|| configure(reign, false))
+}
+
 /// Keeps setting and door as agreed, and proves what is to be proven.
 fn keep(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Plan {
     if !matches!(local.postgres, LocalPostgres::Running(_)) {
@@ -236,10 +257,16 @@ fn keep(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Plan 
     // One that stood when it was re-appointed is open as agreed; but if it died before it could carry on, its restart
     // shows rows that nobody acknowledged: closed until k of S have them.
     let recovered = reign.start == Start::Continue && !reign.complete;
-    let door_open = open && (was_open || (has_right && !recovered));
+    let served = may_serve(agreed, local, now);
+    let door_open = open && served.is_ok() && (was_open || (has_right && !recovered));
     let wanted = InForce { epoch: reign.epoch, version: Some(reign.version), door_open, upstream: None, named: 0 };
     if local.in_force.as_ref() != Some(&wanted) {
-        return configure(reign, door_open);
+        let plan = configure(reign, door_open);
+        // The door closes at that moment, whatever is tried meanwhile.
+        return match served {
+            Ok(Some(until)) if door_open => plan.until(until),
+            _ => plan,
+        };
     }
     let unproven = !reign.complete || agreed.change.is_some();
     if unproven && reign.promotion.is_some() && local.proven != Some(reign.version) {

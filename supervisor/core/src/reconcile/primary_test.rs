@@ -297,3 +297,52 @@ fn only_the_running_primary_of_the_known_system_is_adopted() {
     cut_short.postgres = LocalPostgres::Stopped { crashed: true };
     world.rests(&cut_short, "not-counted");
 }
+
+/// What the agent knows when a look has shown another rule than the one that was put in force: since then.
+fn astray(world: &World, ms: u64) -> Local {
+    let mut local = world.primary();
+    local.in_force.as_mut().unwrap().version = None;
+    Local { rule_astray_since: Some(world.now.minus(ms)), ..local }
+}
+
+fn configures(world: &World, local: &Local) -> bool {
+    match world.acts(local) {
+        Action::Configure { door_open, .. } => door_open,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// History: a line after the include, a file that does not parse; 20 commits acknowledged that nobody else had.
+#[test]
+fn a_primary_without_its_rule_keeps_clients_out_after_a_lease_and_lets_them_in_again() {
+    let world = serving();
+    let lease = world.cluster().settings.lease_ms;
+    let soon = astray(&world, lease - 1);
+    assert!(configures(&world, &soon), "it is put back first, before anybody is sent away");
+    assert_eq!(world.plan(&soon).wake_at, Some(world.now.plus(1)), "and the door closes in time");
+    let mut late = astray(&world, lease);
+    assert!(!configures(&world, &late));
+    late.in_force.as_mut().unwrap().door_open = false;
+    assert!(!configures(&world, &late), "it is tried again and again behind the closed door");
+    let mended = Local { rule_astray_since: None, in_force: closed(1), ..late };
+    assert!(configures(&world, &mended), "nobody has to open it");
+}
+
+#[test]
+fn a_primary_without_its_rule_serves_on_where_that_was_agreed() {
+    let mut world = serving();
+    world.set(|settings| settings.serve_without_rule = true);
+    assert!(configures(&world, &astray(&world, 60_000)));
+    world.set(|settings| settings.serve_without_rule = false);
+    assert!(!configures(&world, &astray(&world, 60_000)));
+}
+
+#[test]
+fn an_election_does_not_keep_the_door_of_a_primary_without_its_rule_open() {
+    let mut world = serving();
+    world.begin(2);
+    let local = astray(&world, 60_000);
+    assert!(!configures(&world, &local));
+    let told = Local { rule_astray_since: None, ..local };
+    assert!(!matches!(world.plan(&told).action, Some(Action::Configure { .. })), "no change of rule meanwhile");
+}

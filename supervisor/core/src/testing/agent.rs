@@ -47,6 +47,7 @@ impl World {
             busy: false,
             checkpointed_at: None,
             restart_due: None,
+            rule_astray_since: None,
         }
     }
 

@@ -232,7 +232,9 @@ impl Node {
     }
 
     pub async fn start(&mut self, role: StartAs) {
-        let (postmaster, ready) = self.instance.start(role, &SpawnOptions::default(), LIMIT).await.unwrap();
+        let overrides = self.config.settings.command_line(self.instance.binaries.version());
+        let options = SpawnOptions { overrides, ..SpawnOptions::default() };
+        let (postmaster, ready) = self.instance.start(role, &options, LIMIT).await.unwrap();
         assert!(ready.is_some(), "{} is not ready: {}", self.name, self.instance.log_tail(20));
         assert!(self.instance.has_fence());
         self.postmaster = Some(postmaster);

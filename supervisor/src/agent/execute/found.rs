@@ -14,11 +14,11 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::{
     Link,
+    conf_files::ensure_include,
     hba::{self, Door},
     instance::write_fence,
     rewind,
     role::Look,
-    settings::ensure_include,
 };
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -77,6 +77,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     let at = super::serve::insert_position(&link).await?;
     set_aside(shared)?;
     door::remember(&shared.layout.agent_dir, true)?;
+    settings(shared).write(shared.binaries.version(), &shared.layout)?;
     ensure_include(&shared.layout)?;
     shared.promise(epoch, |promise| {
         promise.reigned = epoch;
@@ -100,6 +101,7 @@ pub async fn adopt_standby(shared: &Arc<Shared>, incarnation: Incarnation) -> an
     let link = Link::connect(&instance(shared).endpoint, "adopt", "", STATEMENT).await?;
     own_files(shared, &link).await?;
     set_aside(shared)?;
+    settings(shared).write(shared.binaries.version(), &shared.layout)?;
     ensure_include(&shared.layout)?;
     mark(shared, incarnation).context("cannot mark the data directory")?;
     let mut inner = shared.lock();
@@ -111,15 +113,22 @@ pub async fn adopt_standby(shared: &Arc<Shared>, incarnation: Incarnation) -> an
 }
 
 /// What pgvigil writes must be what the server reads: its configuration lies in the data directory. Debian keeps it
-/// elsewhere, and only a start can change that.
+/// elsewhere, and only a start can change that. And what is written must be taken up: a server whose files do not parse
+/// would never show the rule.
 async fn own_files(shared: &Shared, link: &Link) -> anyhow::Result<()> {
     let layout = &shared.layout;
+    if let Some(error) = link.file_errors(STATEMENT).await?.iter().find(|error| error.blocks) {
+        bail!("PostgreSQL takes up no change of its files because of {error}: mend that, then it is adopted");
+    }
     let files =
         [("config_file", layout.postgresql_conf()), ("hba_file", layout.pg_hba()), ("ident_file", layout.pg_ident())];
     for (name, wanted) in files {
         let read = link.setting(name, STATEMENT).await?;
         let same = |path: &Path| path.canonicalize().ok();
-        if same(Path::new(&read)) != same(&wanted) || same(&wanted).is_none() {
+        // A server that pgvigil started, without its mark since then.
+        let main =
+            name == "config_file" && same(Path::new(&read)).is_some_and(|p| Some(p) == same(&layout.main_conf()));
+        if !main && (same(Path::new(&read)) != same(&wanted) || same(&wanted).is_none()) {
             bail!(
                 "it reads its {name} from {read}, and pgvigil writes to {}: copy postgresql.conf, pg_hba.conf and \
                  pg_ident.conf into the data directory (without data_directory, hba_file and ident_file), and start \

@@ -71,6 +71,8 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
         shared.lock().local.wal_end = Some((position, owner));
         return Ok((position, clock::now(), Vec::new()));
     }
+    // Nothing is in force from here on that could be put back.
+    shared.lock().expected = None;
     let sealed = seal_server(&instance(shared), &settings(shared), promotion_asked, SealLimits::default()).await;
     let lacks_wal = sealed.as_ref().err().filter(|error| error.lacks_wal()).map(ToString::to_string);
     shared.lock().local.directory.lacks_wal = lacks_wal;
@@ -152,6 +154,7 @@ pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> 
     let name = format!("pgvigil_catchup_{}", shared.me());
     let mut to = pgvigil_postgres::Upstream::new(&source.host, source.port, role, &name);
     to.scram_plus = peers::trusted(shared, source).await?;
+    shared.lock().expected = None;
     write_pass_file(&shared.layout, Some((&to, shared.secret.password())))?;
     ours.upstream = Some(to);
     ours.replace(shared.binaries.version(), &shared.layout)?;

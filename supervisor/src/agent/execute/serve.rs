@@ -1,7 +1,13 @@
 //! To be the primary: configure, start, promote, carry on under a new epoch.
 
-use super::{GENERATION, STATEMENT, fence, instance, obey, rule, settings, spawn_options};
-use crate::agent::{door, sampler, shared::Shared, twin};
+use super::{GENERATION, STATEMENT, fence, instance, obey, rule, settings, start_options};
+use crate::agent::{
+    door,
+    in_force::{self, Expected, Why},
+    sampler,
+    shared::Shared,
+    twin,
+};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, RuleVersion, TimelineId},
@@ -11,11 +17,11 @@ use pgvigil_core::{
     rule::Setting,
 };
 use pgvigil_postgres::{
-    Link,
+    Link, Settings,
     fault::{self, Bug},
     hba::Door,
     history_files,
-    instance::{InstanceError, StartAs, write_fence},
+    instance::{Instance, InstanceError, StartAs, write_fence},
     link::parse,
     role::Look,
 };
@@ -23,20 +29,32 @@ use std::{sync::Arc, time::Duration};
 
 /// How long a reload may take to be seen.
 const RELOAD: Duration = Duration::from_secs(10);
+/// The same where the rule is not in force meanwhile: the door must be able to close in time.
+const PUT_BACK: Duration = Duration::from_millis(500);
+/// After so long PostgreSQL is asked why it does not show what was set.
+const ASK: Duration = Duration::from_millis(400);
 /// How long a promotion may replay what it has before it is asked again.
 const PROMOTION: Duration = Duration::from_secs(60);
 
 /// How long a checkpoint may take.
 const CHECKPOINT: Duration = Duration::from_secs(600);
 
-/// Writes setting and door; returns the generation that shows them.
+/// What was written, and how a connection shows it.
+struct Put {
+    ours: Settings,
+    generation: String,
+    names: String,
+}
+
+/// Writes setting and door, after what would override them.
 fn write(
     shared: &Shared,
     epoch: Epoch,
     setting: &Setting,
     version: RuleVersion,
     door_open: bool,
-) -> anyhow::Result<(String, String)> {
+) -> anyhow::Result<Put> {
+    in_force::clear_overrides(shared)?;
     let mut ours = settings(shared);
     ours.rule = rule(shared, setting, epoch);
     let names = ours.rule.names_value();
@@ -46,7 +64,7 @@ fn write(
     ours.replace(shared.binaries.version(), &shared.layout)?;
     let door = if door_open || fault::planted(Bug::DoorOpenAtStart) { Door::Open } else { Door::Closed };
     shared.write_door(door)?;
-    Ok((generation, names))
+    Ok(Put { ours, generation, names })
 }
 
 /// Puts setting and door in force and sees them through a new connection (proof step D3a). A closed door ends the
@@ -77,23 +95,23 @@ pub async fn configure(
             shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None, named: 0 });
         }
     }
-    let (generation, names) = write(shared, epoch, setting, version, door_open)?;
+    let put = write(shared, epoch, setting, version, door_open)?;
     fault::reach("configure:written", Some(&shared.layout.data_dir)).await;
     let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
     let instance = instance(shared);
     instance.reload(&postmaster)?;
-    let deadline = tokio::time::Instant::now() + RELOAD;
-    let link = loop {
-        let link = instance.connect("configure", STATEMENT).await?;
-        if shows(&link, &generation, &names).await? {
-            break link;
+    let astray = shared.lock().local.rule_astray_since.is_some();
+    let link = match shown(&instance, &put, if astray { PUT_BACK } else { RELOAD }).await? {
+        Ok(link) => link,
+        Err((link, why)) => {
+            if !door_open {
+                // The door is a file of its own, read at every reload: it closes whatever the others say.
+                link.terminate_clients(&[], STATEMENT).await?;
+                let mut inner = shared.lock();
+                inner.local.in_force = Some(InForce { epoch, version: None, door_open, upstream: None, named: 0 });
+            }
+            bail!("PostgreSQL does not show what was set: {why}");
         }
-        if tokio::time::Instant::now() > deadline {
-            bail!(
-                "a new connection does not show the new settings within {RELOAD:?}; is something set with ALTER SYSTEM?"
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
     };
     fault::reach("configure:shown", Some(&shared.layout.data_dir)).await;
     twin::end_given_up(shared, &link, epoch, STATEMENT).await?;
@@ -105,20 +123,41 @@ pub async fn configure(
     }
     let mut inner = shared.lock();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
-    inner.names_in_force = Some(names);
+    inner.names_in_force = Some(put.names);
+    inner.expected = Some(Expected::now(put.ours.shown(shared.binaries.version(), &shared.layout), true));
+    inner.local.rule_astray_since = None;
     inner.proven_link = (!door_open).then_some(link);
-    drop(inner);
-    if door_open {
-        shared.problem("drift", None);
-    }
     Ok(())
 }
 
-/// Whether a connection shows the newest file, and that nothing overrides the rule in it.
+/// Waits until a new connection shows what was put; if that is in vain, the newest connection and why.
+async fn shown(instance: &Instance, put: &Put, limit: Duration) -> anyhow::Result<Result<Link, (Link, Why)>> {
+    let began = tokio::time::Instant::now();
+    let mut asked = began;
+    loop {
+        let link = instance.connect("configure", STATEMENT).await?;
+        if shows(&link, &put.generation, &put.names).await? {
+            return Ok(Ok(link));
+        }
+        if asked.elapsed() >= ASK.min(limit) {
+            asked = tokio::time::Instant::now();
+            let (why, blocked) = Why::ask(&link, &["synchronous_standby_names", "fsync", "full_page_writes"]).await;
+            if blocked || began.elapsed() >= limit {
+                return Ok(Err((link, why)));
+            }
+        }
+        tokio::time::sleep(if asked > began { Duration::from_millis(20) } else { Duration::from_millis(1) }).await;
+    }
+}
+
+/// Whether a connection shows the newest file, and that nothing overrides in it what the promise rests on.
 async fn shows(link: &Link, generation: &str, names: &str) -> anyhow::Result<bool> {
-    let sql = format!("SELECT current_setting('{GENERATION}', true), current_setting('synchronous_standby_names')");
+    let sql = format!(
+        "SELECT current_setting('{GENERATION}', true), current_setting('synchronous_standby_names'), \
+         current_setting('fsync'), current_setting('full_page_writes')"
+    );
     let row = link.rows("read the settings in force", &sql, STATEMENT).await?.pop().unwrap_or_default();
-    Ok(row == [Some(generation.to_owned()), Some(names.to_owned())])
+    Ok(row == [generation, names, "on", "on"].map(|value| Some(value.to_owned())))
 }
 
 /// Starts PostgreSQL as primary with its door closed and its rule in force from the first moment.
@@ -136,12 +175,13 @@ pub async fn start_primary(
         promise.promotion = None;
     })?;
     shared.lock().activity = Some("starting as primary".to_owned());
-    let (_, names) = write(shared, epoch, setting, version, false)?;
+    let put = write(shared, epoch, setting, version, false)?;
+    let options = start_options(shared, StartAs::Primary).await?;
     door::remember(&shared.layout.agent_dir, false)?;
     shared.lock().local.in_force = Some(InForce { epoch, version: None, door_open: false, upstream: None, named: 0 });
     let limit = shared.agreed().map_or(60_000, |agreed| agreed.settings.restart_timeout_ms);
     let instance = instance(shared);
-    let started = instance.start(StartAs::Primary, &spawn_options(shared), Duration::from_millis(limit)).await;
+    let started = instance.start(StartAs::Primary, &options, Duration::from_millis(limit)).await;
     let (postmaster, _) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -157,7 +197,8 @@ pub async fn start_primary(
     shared.promise(epoch, |promise| promise.promotion = Some(Promotion { fork: at, end: at }))?;
     let mut inner = shared.lock();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
-    inner.names_in_force = Some(names);
+    inner.names_in_force = Some(put.names);
+    inner.expected = Some(Expected::now(put.ours.shown(shared.binaries.version(), &shared.layout), true));
     inner.local.sealed = None;
     inner.local.wal_end = None;
     inner.local.fence_on_disk = false;

@@ -1,7 +1,7 @@
 //! To be a standby: start, follow, restart.
 
-use super::{STATEMENT, instance, obey, settings, spawn_options};
-use crate::agent::{peers, sampler, shared::Shared};
+use super::{STATEMENT, instance, obey, settings, start_options};
+use crate::agent::{in_force::Expected, peers, sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, MemberKey},
@@ -14,7 +14,7 @@ use pgvigil_postgres::{
     history_files,
     instance::StartAs,
     seal::seal_on_disk,
-    settings::{RecoveryTimeline, ensure_include, write_pass_file},
+    settings::{RecoveryTimeline, write_pass_file},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -47,8 +47,9 @@ async fn launch(
 ) -> anyhow::Result<()> {
     let mut ours = settings(shared);
     ours.recovery_timeline = timeline;
+    shared.lock().expected = None;
     seal_on_disk(&shared.layout, &ours, shared.binaries.version())?;
-    ensure_include(&shared.layout)?;
+    let options = start_options(shared, StartAs::Standby).await?;
     let door = if following.is_some() { Door::Open } else { Door::Closed };
     shared.write_door(door)?;
     if following.is_some() {
@@ -58,7 +59,7 @@ async fn launch(
         point_at(shared, &mut ours, epoch, upstream, key).await?;
     }
     shared.lock().activity = Some("starting as standby".to_owned());
-    let (postmaster, _) = instance(shared).start(StartAs::Standby, &spawn_options(shared), START).await?;
+    let (postmaster, _) = instance(shared).start(StartAs::Standby, &options, START).await?;
     sampler::watch(shared, postmaster);
     let mut inner = shared.lock();
     inner.pinned = timeline != RecoveryTimeline::Latest;
@@ -111,6 +112,8 @@ async fn point_at(
     write_pass_file(&shared.layout, Some((&to, shared.secret.password())))?;
     ours.upstream = Some(to);
     ours.replace(shared.binaries.version(), &shared.layout)?;
+    // Nobody waits until it is shown, for commits wait meanwhile: the next looks hold it against the server.
+    shared.lock().expected = Some(Expected::now(ours.shown(shared.binaries.version(), &shared.layout), false));
     Ok(())
 }
 

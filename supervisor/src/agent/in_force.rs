@@ -1,0 +1,393 @@
+//! What PostgreSQL shows of the settings on which the promise rests, held against what was put in force. What is astray is
+//! named with its file and line, counted as evidence, and put back; what only a restart would spoil is named.
+
+use super::{
+    execute,
+    shared::{Inner, Shared},
+    unproven,
+};
+use crate::clock;
+use pgvigil_core::{local::LocalPostgres, rpo::Cause, time::Time};
+use pgvigil_postgres::{
+    Layout, Link, Sample, conf_files,
+    drift::{self, Drift},
+    in_force::{FileError, Origin},
+    settings::{FLOORS, MANAGED},
+};
+use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+
+/// A statement's limit.
+const LIMIT: Duration = Duration::from_millis(1_500);
+/// How long a reload that nobody waited for may take before the old values are held against the server, in milliseconds.
+const RELOAD_MS: u64 = 1_000;
+/// How long it is told that something was put back, in milliseconds.
+const NOTICE_MS: u64 = 60_000;
+/// These decide from whom a standby receives.
+const UPSTREAM: [&str; 3] = ["primary_conninfo", "primary_slot_name", "restore_command"];
+
+/// What was put in force.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// The values that have to be shown.
+    pub shown: BTreeMap<String, String>,
+    /// Looks that began earlier may show what was before.
+    pub since: Time,
+    /// A look has shown all of it.
+    pub seen: bool,
+}
+
+impl Expected {
+    /// Just put in force; `seen`: a new connection has shown it.
+    #[must_use]
+    pub fn now(shown: BTreeMap<String, String>, seen: bool) -> Self {
+        Self { shown, since: clock::now(), seen }
+    }
+}
+
+/// Why PostgreSQL does not show what was written, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Why(String);
+
+impl Why {
+    /// Asks PostgreSQL why it does not show what was written: who else sets it, and which line it cannot read. `blocked`:
+    /// no change of any file is taken up, so that waiting is in vain.
+    pub(super) async fn ask(link: &Link, names: &[&str]) -> (Self, bool) {
+        let origins = link.origins(names, LIMIT).await.unwrap_or_default();
+        let errors = link.file_errors(LIMIT).await.unwrap_or_default();
+        let blocking: Vec<String> = errors.iter().filter(|e| e.blocks).map(FileError::to_string).collect();
+        let blocked = !blocking.is_empty();
+        let read = if blocked {
+            format!("it takes up no file because of {}; mend that", blocking.join(", "))
+        } else {
+            "it names no error in its files".to_owned()
+        };
+        (Self(format!("it shows {}; {read}", join(&origins))), blocked)
+    }
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is known of drift: of settings, of files, and what was said of it.
+#[derive(Clone, Debug, Default)]
+pub struct Drifted {
+    /// The names that the newest look showed astray, and when it began.
+    names: Vec<String>,
+    at: Time,
+    /// When the first look in a row began that showed something astray.
+    since: Option<Time>,
+    /// Values that were set for the agent's own role or for its database: they are no server's.
+    of_session: BTreeMap<String, String>,
+    /// Lines that override ours without effect on the running server, as the slower look saw them.
+    idle: Vec<Drift>,
+    /// What is to be told for a while after it was mended, and until when.
+    told: Option<(String, Time)>,
+    /// The files that could weaken the rule, and when they were last loaded, at the newest look.
+    files: Option<(Vec<Option<Stamp>>, i64)>,
+}
+
+/// Which file it is, and its last change of any kind.
+type Stamp = (u64, u64, i64, i64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
+}
+
+/// Whether PostgreSQL was started with pgvigil's own main file: then no line of the user's files comes after ours.
+pub(super) fn reads_ours(layout: &Layout, sample: &Sample) -> bool {
+    same_file(&sample.config_file, &layout.main_conf())
+}
+
+fn same_file(read: &str, wanted: &Path) -> bool {
+    let read = Path::new(read);
+    read == wanted || wanted.canonicalize().is_ok_and(|path| read.canonicalize().is_ok_and(|read| read == path))
+}
+
+/// The names of which `sample` shows another value than was put in force.
+fn astray(expected: &Expected, of_session: &BTreeMap<String, String>, sample: &Sample, began: Time) -> Vec<String> {
+    let grace = if expected.seen { 0 } else { RELOAD_MS };
+    if began < expected.since.plus(grace) {
+        return Vec::new();
+    }
+    let of_primary = |name: &str| matches!(name, "synchronous_standby_names" | "synchronous_commit");
+    let other = |(name, value): (&String, &String)| {
+        let shown = sample.watched.get(name)?;
+        let matters = !(sample.in_recovery && of_primary(name)) && of_session.get(name) != Some(shown);
+        (matters && shown != value).then(|| name.clone())
+    };
+    expected.shown.iter().filter_map(other).collect()
+}
+
+/// Whether a look shows the agreed rule of the reign: all that an agent can say which has not put it in force itself.
+/// `None`: it does not know what is agreed.
+fn shows_agreed(shared: &Shared, inner: &Inner, sample: &Sample) -> Option<bool> {
+    let agreed = shared.agreed()?;
+    let reign = agreed.reign().filter(|reign| reign.epoch == inner.local.promise.reigned)?;
+    let safe = ["fsync", "full_page_writes"].iter().all(|name| sample.watched.get(*name).is_some_and(|v| v == "on"));
+    Some(sample.sync_names == execute::names(shared, &reign.setting, reign.epoch) && safe)
+}
+
+/// Takes a look in: what is astray, and whether files were changed and loaded unseen. Returns whether the evidence has
+/// changed. Keeps S1.
+pub(super) fn look(shared: &Shared, inner: &mut Inner, sample: &Sample, began: Time) -> bool {
+    let mut evidence = unseen_reload(&shared.layout, inner, sample);
+    if inner.local.busy {
+        // What is put in force at this moment is judged by the act itself.
+        inner.drifted.names.clear();
+        return evidence;
+    }
+    let drifted = &mut inner.drifted;
+    drifted.at = began;
+    drifted.names = match inner.expected.as_mut() {
+        Some(expected) => {
+            let names = astray(expected, &drifted.of_session, sample, began);
+            expected.seen |= names.is_empty() && began >= expected.since.plus(RELOAD_MS);
+            names
+        }
+        None => Vec::new(),
+    };
+    let names = drifted.names.clone();
+    let weak = |list: &[&str]| names.iter().any(|name| list.contains(&name.as_str()));
+    // A rule that this agent has not put in force yet, and does not find in force, is none either.
+    let unknown = inner.expected.is_none()
+        && !sample.in_recovery
+        && inner.local.in_force.as_ref().is_some_and(|f| f.door_open && f.version.is_none())
+        && shows_agreed(shared, inner, sample) == Some(false);
+    inner.drifted.since = (!names.is_empty()).then_some(inner.drifted.since.unwrap_or(began));
+    let promise_astray = !sample.in_recovery && (names.iter().any(|name| unproven::weakens(name)) || unknown);
+    inner.local.rule_astray_since = promise_astray.then_some(inner.local.rule_astray_since.unwrap_or(began));
+    let shown = |name: &str| format!("{name} is {:?}", sample.watched.get(name).map_or("", String::as_str));
+    if !sample.in_recovery && weak(&["synchronous_standby_names"]) {
+        evidence |= inner.unproven_begins(Cause::RuleNotInForce, &shown("synchronous_standby_names"));
+    }
+    if !sample.in_recovery && weak(&["fsync", "full_page_writes"]) {
+        let both = ["fsync", "full_page_writes"].map(shown).join(", ");
+        evidence |= inner.unproven_begins(Cause::UnsafeSetting, &both);
+    } else {
+        evidence |= inner.unproven.ends(Cause::UnsafeSetting, began);
+    }
+    evidence
+}
+
+/// The files that override ours were changed and loaded between two looks: what stood in them in between, nobody saw.
+/// A reload for other reasons (logs that are rotated) changes none of them.
+fn unseen_reload(layout: &Layout, inner: &mut Inner, sample: &Sample) -> bool {
+    let mut paths = vec![layout.auto_conf()];
+    if !reads_ours(layout, sample) {
+        paths.push(layout.postgresql_conf());
+    }
+    let now = (paths.iter().map(|path| stamp(path)).collect::<Vec<_>>(), sample.loaded_us);
+    let before = inner.drifted.files.replace(now.clone());
+    let serves = !sample.in_recovery && inner.local.in_force.as_ref().is_some_and(|f| f.version.is_some());
+    match before {
+        Some((files, loaded)) if serves && files != now.0 && loaded != now.1 => inner.unproven_begins(
+            Cause::ReloadByOthers,
+            "postgresql.auto.conf or postgresql.conf was changed and loaded between two looks",
+        ),
+        _ => inner.unproven.ends(Cause::ReloadByOthers, clock::now()),
+    }
+}
+
+/// Asks PostgreSQL where what is astray comes from, says it, and has it put back.
+pub(super) async fn settle(shared: &Arc<Shared>, link: &Link) {
+    let (names, at, since, closed) = {
+        let inner = shared.lock();
+        let closed = inner.local.in_force.as_ref().is_some_and(|f| !f.door_open);
+        (inner.drifted.names.clone(), inner.drifted.at, inner.drifted.since, closed)
+    };
+    if names.is_empty() {
+        return mended(shared);
+    }
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    let Ok(mut origins) = link.origins(&asked, LIMIT).await else { return };
+    // Set for the agent's own role or for its database: that is reported with the other roles and databases.
+    let (of_session, rest): (Vec<Origin>, Vec<Origin>) = origins.into_iter().partition(Origin::is_of_session);
+    origins = rest;
+    shared.lock().drifted.of_session.extend(of_session.into_iter().map(|origin| (origin.name, origin.value)));
+    if origins.is_empty() {
+        let mut inner = shared.lock();
+        inner.drifted.names.clear();
+        inner.drifted.since = None;
+        inner.local.rule_astray_since = None;
+        return;
+    }
+    let errors = link.file_errors(LIMIT).await.unwrap_or_default();
+    let blocking: Vec<&FileError> = errors.iter().filter(|error| error.blocks).collect();
+    let primary = matches!(&shared.lock().local.postgres, LocalPostgres::Running(r) if !r.in_recovery);
+    let text = say(&origins, since.map_or(0, |at| clock::now().since(at)), &blocking, closed && primary);
+    shared.problem("drift", Some(text));
+    if primary {
+        let mut inner = shared.lock();
+        if inner.local.busy || inner.expected.as_ref().is_none_or(|expected| expected.since > at) {
+            // Put in force anew while it was asked.
+            return;
+        }
+        inner.drifted.told = Some((join(&origins), clock::now().plus(NOTICE_MS)));
+        if let Some(in_force) = inner.local.in_force.as_mut() {
+            in_force.version = None;
+        }
+        inner.local.proven = None;
+        drop(inner);
+        shared.work.notify_one();
+        return;
+    }
+    shared.lock().drifted.told = Some((join(&origins), clock::now().plus(NOTICE_MS)));
+    let upstream = names.iter().any(|name| UPSTREAM.contains(&name.as_str()));
+    if upstream && blocking.is_empty() {
+        // From where it received meanwhile is not known: where its WAL ends is read again before it follows.
+        if let Some(in_force) = shared.lock().local.in_force.as_mut() {
+            in_force.upstream = None;
+        }
+        shared.work.notify_one();
+    } else if let Err(error) = put_back(shared) {
+        shared.problem("drift", Some(format!("{}; it cannot be put back: {error:#}", join(&origins))));
+    }
+}
+
+/// Takes lines that override ours out of the files and has PostgreSQL read them.
+fn put_back(shared: &Shared) -> anyhow::Result<()> {
+    clear_overrides(shared)?;
+    let postmaster = shared.lock().postmaster.clone();
+    if let Some(postmaster) = postmaster {
+        execute::instance(shared).reload(&postmaster)?;
+    }
+    Ok(())
+}
+
+/// No line comes after ours any more: those of `ALTER SYSTEM` are taken out, and where the server reads the user's file
+/// first, the line that includes ours is the last one again. Costs a look at each where nothing is to be done.
+pub(super) fn clear_overrides(shared: &Shared) -> anyhow::Result<()> {
+    let gone = drift::remove(&shared.layout)?;
+    if !gone.is_empty() {
+        // Our own change of the file is none that nobody saw.
+        shared.lock().drifted.files = None;
+    }
+    for gone in gone {
+        tracing::warn!(
+            member = %shared.me(), name = gone.name, value = gone.value, line = gone.line,
+            "took a line out of postgresql.auto.conf"
+        );
+    }
+    let ours = shared.lock().sample.as_ref().is_some_and(|(sample, _)| reads_ours(&shared.layout, sample));
+    if !ours && !conf_files::is_included_last(&shared.layout)? {
+        conf_files::ensure_include(&shared.layout)?;
+        tracing::warn!(member = %shared.me(), "moved the line that includes ours to the end of postgresql.conf again");
+    }
+    Ok(())
+}
+
+fn join(origins: &[Origin]) -> String {
+    origins.iter().map(Origin::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn say(origins: &[Origin], for_ms: u64, blocking: &[&FileError], kept_out: bool) -> String {
+    let mut text = format!("{} and not as pgvigil set it, for {:.1} s now", join(origins), for_ms as f64 / 1_000.0);
+    if blocking.is_empty() {
+        text += "; pgvigil is putting it back";
+    } else {
+        let errors: Vec<String> = blocking.iter().map(|error| error.to_string()).collect();
+        text += &format!("; PostgreSQL takes up no file because of {}: mend that", errors.join(", "));
+    }
+    if kept_out {
+        text += "; clients are kept out until then (setting serve_without_rule)";
+    }
+    text
+}
+
+/// Nothing is astray: what was is told for a while.
+fn mended(shared: &Shared) {
+    let told = {
+        let inner = shared.lock();
+        inner.drifted.told.clone().filter(|_| inner.drifted.since.is_none())
+    };
+    let Some((what, until)) = told else { return };
+    let over = clock::now() >= until;
+    if over {
+        shared.lock().drifted.told = None;
+    }
+    shared.problem("drift", (!over).then(|| format!("{what} was not as pgvigil set it and was put back")));
+}
+
+/// The slower look: what the files say that PostgreSQL cannot take up, or would only at a restart; lines by `ALTER SYSTEM`
+/// that a server which somebody else starts would obey.
+pub(super) async fn files(shared: &Arc<Shared>, link: &Link, sample: &Sample) {
+    let Ok(errors) = link.file_errors(LIMIT).await else { return };
+    let wrong: Vec<String> = errors.iter().filter(|error| !error.restart).map(FileError::to_string).collect();
+    let blocked = errors.iter().any(|error| error.blocks);
+    let text = format!(
+        "configuration files hold what PostgreSQL cannot take up: {}{}",
+        wrong.join(", "),
+        if blocked { "; until that is mended no change of any file is taken up, and it would not start" } else { "" }
+    );
+    shared.problem("files", (!wrong.is_empty()).then_some(text));
+    let waiting: Vec<String> = errors.iter().filter(|error| error.restart).filter_map(pending).collect();
+    shared.problem("pending", (!waiting.is_empty()).then(|| waiting.join("; ")));
+    let ours = reads_ours(&shared.layout, sample);
+    if shared.lock().local.marker.is_none() || shared.lock().local.busy {
+        return;
+    }
+    let foreign = !ours && !same_file(&sample.config_file, &shared.layout.postgresql_conf());
+    if foreign && sample.in_recovery {
+        let why =
+            format!("it was started with config_file = {}, so it does not read what pgvigil sets", sample.config_file);
+        let mut inner = shared.lock();
+        if inner.local.restart_due.is_none() {
+            tracing::warn!(member = %shared.me(), "{why}; it is restarted");
+            inner.local.restart_due = Some(why);
+            shared.work.notify_one();
+        }
+        return;
+    }
+    let failed = tidy(shared, link, ours).await.err();
+    let text = failed.map(|error| format!("lines that override what pgvigil sets cannot be taken out: {error:#}"));
+    shared.problem("overrides", text);
+}
+
+/// For servers that somebody else will start: ours is included, and nothing overrides it.
+async fn tidy(shared: &Arc<Shared>, link: &Link, ours: bool) -> anyhow::Result<()> {
+    if ours && !conf_files::has_include(&shared.layout)? {
+        conf_files::ensure_include(&shared.layout)?;
+        tracing::warn!(member = %shared.me(), "postgresql.conf did not include ours any more; it does again");
+    }
+    let found = drift::find(&shared.layout)?;
+    if found.is_empty() && (ours || conf_files::is_included_last(&shared.layout)?) {
+        return Ok(());
+    }
+    // What overrides without an effect stays for one look, so that whoever set it can see that.
+    let seen_before = std::mem::replace(&mut shared.lock().drifted.idle, found.clone()) == found;
+    if ours && !seen_before {
+        return Ok(());
+    }
+    clear_overrides(shared)?;
+    link.reload(LIMIT).await?;
+    let names: Vec<String> = found.iter().map(|d| format!("{} = '{}' (line {})", d.name, d.value, d.line)).collect();
+    if !names.is_empty() {
+        let text = format!("{} in postgresql.auto.conf", names.join(", "));
+        shared.lock().drifted.told = Some((text, clock::now().plus(NOTICE_MS)));
+    }
+    Ok(())
+}
+
+/// What a restart would, or would not, bring.
+fn pending(error: &FileError) -> Option<String> {
+    let (name, value) = error.setting.as_ref()?;
+    let place = error.place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default();
+    let lower = name.to_ascii_lowercase();
+    if MANAGED.contains(&lower.as_str()) || FLOORS.contains(&lower.as_str()) {
+        return Some(format!(
+            "{name} = '{value}'{place} has no effect: pgvigil starts PostgreSQL with what the cluster needs"
+        ));
+    }
+    // A standby with less than its primary has does not start.
+    const FLOOR_OF_PRIMARY: [&str; 4] =
+        ["max_connections", "max_worker_processes", "max_prepared_transactions", "max_locks_per_transaction"];
+    FLOOR_OF_PRIMARY.contains(&lower.as_str()).then(|| format!("{name} = '{value}'{place} waits for a restart"))
+}
+
+#[cfg(test)]
+#[path = "in_force_test.rs"]
+mod tests;
