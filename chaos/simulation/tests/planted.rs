@@ -31,7 +31,7 @@ fn every_planted_bug_is_found() {
 fn a_promotion_from_a_timeline_that_came_to_nothing_is_found() {
     let options = Options { planted: Some(Planted::DeadTimelineUnseen), ..Options::default() };
     let broken = |seed| run(seed, &options).violation.is_some_and(|violation| violation.property == "history");
-    assert!((851..=950).any(broken));
+    assert!((1_251..=1_350).any(broken));
 }
 
 #[test]
