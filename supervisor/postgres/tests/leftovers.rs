@@ -31,6 +31,8 @@ fn checkpointer(node: &Node) -> Pid {
 async fn diverged(root: &std::path::Path) -> (Node, Node, Promoted) {
     let a = Node::primary(root, "a").await;
     let mut b = Node::standby(root, "b", &a).await;
+    // A rewind begins at this checkpoint, not at that of the backup: PostgreSQL would meet the backup's end there again.
+    a.sql("CHECKPOINT").await;
     a.wait_caught_up(&b).await;
     b.seal().await;
     a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 1000) g").await;
