@@ -213,11 +213,18 @@ impl Model for Counts {
 /// If a connection that came back is never counted: then nothing was searched.
 #[must_use]
 pub fn history(way: Way) -> Option<Vec<Step>> {
-    let checker = Counts(way).checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let mut found = checker.discoveries();
-    let broken = found.remove(TWICE).map(stateright::Path::into_actions);
-    assert!(broken.is_some() || found.contains_key(COUNTED), "{way:?}: nobody is ever counted");
-    broken
+    let search = |depth: usize| {
+        let checker = Counts(way).checker().finish_when(HasDiscoveries::AnyFailures);
+        // 0: as deep as there is something to be seen.
+        checker.target_max_depth(depth).spawn_bfs().join().discoveries()
+    };
+    let mut whole = search(0);
+    if whole.remove(TWICE).is_none() {
+        assert!(whole.contains_key(COUNTED), "{way:?}: nobody is ever counted");
+        return None;
+    }
+    // The checker looks at many states before it stops, and keeps the last history that it met.
+    (1..).find_map(|depth| search(depth).remove(TWICE).map(stateright::Path::into_actions))
 }
 
 #[cfg(test)]
@@ -227,14 +234,17 @@ mod tests {
     #[test]
     fn with_one_name_a_standby_that_comes_back_is_counted_twice() {
         let found = history(Way::OneName).unwrap();
-        assert_eq!(found, [Connect, Start(0), Flush, Reply(0), Break(0), Connect, Start(1), Reply(1)]);
+        assert_eq!(found.len(), 8, "{found:?}");
+        assert!(!found.iter().any(|step| matches!(step, LetsGo(_))), "{found:?}");
     }
 
     /// The instant in which an ending walsender has let go of its slot: why slots alone do not allow k of 2.
     #[test]
     fn with_a_slot_it_is_counted_twice_beside_one_that_ends() {
         let found = history(Way::Slot).unwrap();
-        assert_eq!(found, [Connect, Start(0), Flush, Reply(0), Break(0), LetsGo(0), Connect, Start(1), Reply(1)]);
+        assert_eq!(found.len(), 9, "{found:?}");
+        let at = |wanted: Step| found.iter().position(|step| *step == wanted);
+        assert!(at(LetsGo(0)) < at(Start(1)) && at(LetsGo(0)).is_some() && at(Leaves(0)).is_none(), "{found:?}");
     }
 
     /// That the newest connection was alone when its name was listed does not help if its walreceiver may come again.

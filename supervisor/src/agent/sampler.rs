@@ -16,7 +16,7 @@ use pgvigil_core::{
     time::Time,
 };
 use pgvigil_postgres::{
-    ControlFile, Endpoint, Link, Postmaster, Sample,
+    ClusterState, ControlFile, Endpoint, Link, Postmaster, Sample,
     datadir::{self, Content, PostmasterStatus},
     process::{LOG_BYTES, bound_log},
     rewind,
@@ -135,6 +135,11 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         let failed = bounded.ok().and_then(Result::err);
         shared.problem("log", failed.map(|error| format!("PostgreSQL's log cannot be kept small: {error}")));
     }
+    if shared.lock().problems.contains_key("files") {
+        // A session reads the files anew by itself, and keeps what it had where it cannot: what is in force for clients only
+        // a new one shows. Keeps S1.
+        *link = None;
+    }
 }
 
 fn copies(shared: &Shared, sample: &Sample) -> Option<String> {
@@ -246,13 +251,16 @@ fn stopped(shared: &Shared) -> LocalPostgres {
 /// A PostgreSQL that runs already: it is never restarted for our sake.
 fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
     let file = datadir::PidFile::read(&shared.layout.data_dir).ok().flatten();
+    // A hot standby is as "ready" in its pid file as a primary: only the control file tells them apart.
+    let control = ControlFile::read(&shared.binaries, &shared.layout.data_dir);
+    let recovers = control.is_ok_and(|control| control.state == ClusterState::InArchiveRecovery);
     // The door as this agent left it: restarting pgvigil closes it to nobody.
     let door_open = door::may_be_open(&shared.layout.agent_dir);
     let mut inner = shared.lock();
     // What it is, the first sample tells. The fence on disk says what it is only of a server that has not become a primary
     // since: there it lies for the next start.
     let status = file.as_ref().and_then(|file| file.status);
-    let standby = matches!(status, Some(PostmasterStatus::Starting | PostmasterStatus::Standby));
+    let standby = recovers || matches!(status, Some(PostmasterStatus::Starting | PostmasterStatus::Standby));
     inner.local.fence_on_disk = standby && shared.layout.standby_signal().exists();
     if let Some((port, socket_dir)) = file.and_then(|file| file.port.zip(file.socket_dir)) {
         inner.endpoint = Endpoint { socket_dir, port, user: inner.endpoint.user.clone() };

@@ -55,7 +55,8 @@ pub(super) fn names_are_own(cluster: &mut ClusterState, epoch: Epoch, proven: Ru
 
 /// An incident whose verdict is not, or not any more, that nothing was lost says so for good.
 pub(super) fn settle(cluster: &mut ClusterState, command: &Command) {
-    if !matches!(command, Command::Appoint { .. } | Command::NoteUnproven { .. }) {
+    // Settings too: they say how long a primary may be unseen.
+    if !matches!(command, Command::Appoint { .. } | Command::NoteUnproven { .. } | Command::ChangeSettings { .. }) {
         return;
     }
     let doubtful: Vec<usize> = (0..cluster.incidents.len())
