@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Cluster, ClusterError, Node};
-use crate::bare;
+use crate::{bare, host::shim::CONTROL};
 
 /// Its text. `voters`: the initial ones; a node that is none of them is an agent without a vote. `more`: further lines
 /// of `[member]`. `bootstrap`: the first settings of a new cluster, `None` for a node that joins one.
@@ -23,12 +23,14 @@ pub(super) fn text(
     let listen = node.behind().unwrap_or_else(|| listen.clone());
     let postgres =
         place.behind.as_ref().map_or_else(String::new, |behind| format!("listen_addresses = \"{behind}\"\n"));
+    // PostgreSQL gets no variable that is not named: the page of the host's faults is one.
+    let passed = if place.environment.is_empty() { String::new() } else { format!("environment = [{CONTROL:?}]\n") };
     let mut text = format!(
         "cluster = \"chaos\"\n\
          [node]\nid = {id}\nlisten = \"{listen}\"\n{advertise}state_dir = {state:?}\nvoters = {{ {voters} }}\n{initial}{journal}\
          [member]\nname = \"{member}\"\nhost = \"{host}\"\nport = {port}\n{postgres}data_dir = {data:?}\n\
          bin_dir = {bin:?}\nreplication_password_file = {password:?}\nsuperuser = \"{user}\"\n\
-         hba = [\"host all all {clients} trust\"]\n{more}\
+         hba = [\"host all all {clients} trust\"]\n{passed}{more}\
          [member.parameters]\nshared_buffers = \"32MB\"\n",
         host = place.address,
         clients = place.clients,

@@ -18,7 +18,7 @@ mod netns;
 mod network;
 mod relay;
 mod rundir;
-mod shim;
+pub mod shim;
 mod shutdown;
 mod tool;
 mod world;

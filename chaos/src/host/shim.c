@@ -1,5 +1,5 @@
 /* Preloaded into every process of a host: makes fsync fail and the wall clock jump, as a page of memory says that the
- * suite shares with it (a file named by PGVIGIL_CHAOS_CONTROL). Monotonic clocks are never touched. */
+ * suite shares with it (a file named by CHAOS_HOST_CONTROL). Monotonic clocks are never touched. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,7 +25,7 @@ static struct control none;
 static struct control *control = &none;
 
 __attribute__((constructor)) static void begin(void) {
-    const char *path = getenv("PGVIGIL_CHAOS_CONTROL");
+    const char *path = getenv("CHAOS_HOST_CONTROL");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0) return;
     void *page = mmap(NULL, sizeof none, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -8,7 +8,7 @@ use super::{HostError, tool};
 
 const SOURCE: &str = include_str!("shim.c");
 /// The environment variable that names the page's file.
-const CONTROL: &str = "PGVIGIL_CHAOS_CONTROL";
+pub const CONTROL: &str = "CHAOS_HOST_CONTROL";
 /// The layout of `struct control`.
 const WALL_OFFSET: u64 = 0;
 const SYNC_ERRNO: u64 = 8;

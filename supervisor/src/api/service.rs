@@ -38,6 +38,10 @@ fn wall_now() -> WallTime {
     WallTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// How often a change of settings is tried again when the agreed state moved meanwhile, and how long it pauses before.
+const STALE_TRIES: u32 = 20;
+const STALE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 impl<B: Backend> Service<B> {
     pub(super) const fn new(backend: Arc<B>) -> Self {
         Self { backend }
@@ -309,7 +313,16 @@ impl<B: Backend> Pgvigil for Service<B> {
                 .map(|settings| Command::ChangeSettings { settings })
                 .map_err(|refused| v1::Refusal { code: "bad-value".to_owned(), text: refused.to_string() })
         };
-        Ok(Response::new(self.ask(&cluster, &by, reason, command).await?))
+        let mut reply = self.ask(&cluster, &by, reason.clone(), command).await?;
+        // Something else was agreed between the reading and the writing: read again, so that no other change is undone.
+        for _ in 0..STALE_TRIES {
+            if reply.refusal.as_ref().is_none_or(|refusal| refusal.code != "stale") {
+                break;
+            }
+            tokio::time::sleep(STALE_PAUSE).await;
+            reply = self.ask(&cluster, &by, reason.clone(), command).await?;
+        }
+        Ok(Response::new(reply))
     }
 
     async fn incidents(&self, request: Request<v1::IncidentsRequest>) -> Answer<v1::IncidentsReply> {
