@@ -224,8 +224,12 @@ fn what_was_changed_by_hand_or_damaged() {
         let id = world.id_of(member);
         wait("the change to be named and taken out", || {
             let said = world.log(id);
-            let taken_out = said.contains("set by hand with ALTER SYSTEM and taken out again") && said.contains(name);
-            if taken_out { Ok(()) } else { Err(said.lines().last().unwrap_or_default().to_owned()) }
+            let words = ["took a line out of postgresql.auto.conf", "was not as pgvigil set it and was put back", name];
+            if words.iter().all(|word| said.contains(word)) {
+                Ok(())
+            } else {
+                Err(said.lines().last().unwrap_or_default().to_owned())
+            }
         });
         let auto =
             std::fs::read_to_string(world.cluster.node(id).expect("a node").data_dir.join("postgresql.auto.conf"));

@@ -114,7 +114,9 @@ fn step(
         Outcome::Agreed { revision } => {
             history.agreed += 1;
             let old = before.clusters.get(cluster).map(|c| c.revision);
-            if old.is_some_and(|old| old.next() != *revision) {
+            // A store is remembered for the group, not for a cluster.
+            let of_group = before.stores != after.stores && before.clusters == after.clusters;
+            if !of_group && old.is_some_and(|old| old.next() != *revision) {
                 findings.push(format!("entry {index} leads from revision {old:?} to {revision} (S4)"));
             }
             keep(history, after);
