@@ -224,7 +224,7 @@ fn what_was_changed_by_hand_or_damaged() {
         let id = world.id_of(member);
         wait("the change to be named and taken out", || {
             let said = world.log(id);
-            let words = ["took a line out of postgresql.auto.conf", "was not as pgvigil set it and was put back", name];
+            let words = ["was not as pgvigil set it and was put back", name];
             if words.iter().all(|word| said.contains(word)) {
                 Ok(())
             } else {
