@@ -17,6 +17,8 @@ async fn empty(group: &mut Group, id: u64) {
 /// The present stores of all voters are agreed.
 async fn remember_stores(group: &Group) {
     let leader = group.node(group.leader().await);
+    // A quorum makes a leader; the third may not have been met yet.
+    eventually("the leader knows every store", || leader.stores().len() == leader.voters().len()).await;
     for (node, store) in leader.stores() {
         let remember = Proposal {
             cluster: ClusterId::from("c"),
