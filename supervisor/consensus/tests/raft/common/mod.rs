@@ -129,6 +129,11 @@ impl Group {
         }
     }
 
+    /// The address by which `from` reaches `to` through the switch between them.
+    pub(crate) fn link(&self, from: u64, to: u64) -> String {
+        self.links[&(from, to)].address.to_string()
+    }
+
     pub(crate) fn node(&self, id: u64) -> Consensus {
         self.nodes[&id].consensus()
     }
