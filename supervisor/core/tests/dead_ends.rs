@@ -15,7 +15,10 @@ use pgvigil_core::{
     position::Position,
     reconcile::{self, Action},
     reign::{CatchUp, ElectionKind, Promotion, Seal, SealKind, Start},
-    report::{Adoptable, CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport},
+    report::{
+        Adoptable, CanaryReport, PostgresReport, PrimaryReport, Receiver, Report, SealReport, SenderReport,
+        StandbyReport,
+    },
     rule::Setting,
     settings::Settings,
     time::{Time, WallTime},
@@ -176,6 +179,21 @@ impl Agreed {
         }))
     }
 
+    /// A standby that streams from the primary of the last reign.
+    fn streams(&self) -> PostgresReport {
+        let reign = self.cluster().reign().unwrap();
+        PostgresReport::Standby(StandbyReport {
+            timeline: reign.timeline,
+            following: Some(reign.epoch),
+            flush_lsn: Lsn(500),
+            replay_lsn: Lsn(500),
+            streaming: true,
+            wal_age_ms: 0,
+            replay_held: false,
+            receiver: Receiver::default(),
+        })
+    }
+
     fn decided(&self, seen: &Observations) -> Option<Command> {
         decide(self.cluster(), seen, NOW).command.map(|wanted| wanted.command)
     }
@@ -211,7 +229,8 @@ fn a_change_to_a_rule_that_is_too_small_gives_way_once_somebody_streams() {
     assert!(agreed.cluster().change.is_some());
     let nobody = agreed.seen(vec![agreed.report("a", agreed.primary("a", 100, &[]))]);
     assert_eq!(agreed.decided(&nobody), None);
-    let one = agreed.seen(vec![agreed.report("a", agreed.primary("a", 100, &["c"]))]);
+    let one =
+        agreed.seen(vec![agreed.report("c", agreed.streams()), agreed.report("a", agreed.primary("a", 100, &["c"]))]);
     let to = Setting::new(1, agreed.keys(&["c"]));
     assert_eq!(agreed.decided(&one), Some(Command::BeginChange { epoch: Epoch(1), to }));
 }
