@@ -12,6 +12,7 @@ mod access;
 pub mod ailing;
 mod canary;
 mod door;
+mod evidence;
 mod execute;
 mod in_force;
 mod marker;
@@ -28,6 +29,7 @@ pub mod shared;
 mod twin;
 mod unproven;
 mod uplink;
+mod way_in;
 mod worker;
 
 use crate::{config::Config, journal::Journal};

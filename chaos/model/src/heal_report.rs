@@ -113,6 +113,7 @@ fn postgres(model: &Durability, world: &World, agreed: &ClusterState, member: Me
             weakened: Vec::new(),
             shown_ago_ms: None,
             right_ms: 1,
+            unasked_ms: None,
         })),
     }
 }

@@ -158,6 +158,7 @@ fn local(agreed: &ClusterState, branches: &[Branch], server: &Server, me: Member
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
+        unasked_since: None,
     };
     planted.before_reconcile(agreed, local)
 }

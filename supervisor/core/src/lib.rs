@@ -14,6 +14,7 @@ pub mod brake;
 pub mod cluster;
 pub mod command;
 pub mod decide;
+pub mod evidence;
 pub mod guard;
 pub mod id;
 pub mod incident;

@@ -172,6 +172,10 @@ pub struct Local {
     /// standbys need not have.
     #[serde(default)]
     pub rule_astray_since: Option<Time>,
+    /// Since when no session can be had: what PostgreSQL is follows from its files and processes
+    /// ([`crate::evidence`]), and what only a session tells is not known. `None` while sessions get in.
+    #[serde(default)]
+    pub unasked_since: Option<Time>,
 }
 
 impl Local {

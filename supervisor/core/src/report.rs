@@ -248,6 +248,9 @@ pub struct PrimaryReport {
     /// it is not. In milliseconds.
     #[serde(default)]
     pub shown_ago_ms: Option<u64>,
+    /// For how long no session could be had: its standbys are not known then, and it has flushed at least `flush_lsn`.
+    #[serde(default)]
+    pub unasked_ms: Option<u64>,
 }
 
 /// The agent's own small commit under the rule.

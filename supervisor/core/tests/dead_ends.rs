@@ -176,6 +176,7 @@ impl Agreed {
             weakened: Vec::new(),
             shown_ago_ms: None,
             right_ms: 1_000,
+            unasked_ms: None,
         }))
     }
 
@@ -451,6 +452,7 @@ fn local(agreed: &Agreed, name: &str, in_recovery: bool) -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
+        unasked_since: None,
     }
 }
 

@@ -88,6 +88,7 @@ fn empty() -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
+        unasked_since: None,
     }
 }
 

@@ -3,11 +3,72 @@
 use crate::{
     conf_text::{identifier, literal},
     link::{Link, QueryError, parse},
+    ways::{AGENT_ROLE, DATABASE},
 };
 use pgvigil_core::lsn::Lsn;
 use std::time::Duration;
 
+/// What there is of the role [`AGENT_ROLE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentRole {
+    /// It can be used.
+    Ready,
+    /// There is none.
+    Missing,
+    /// It is a superuser, but may not log in.
+    NoLogin,
+    /// A role of that name is there that is no superuser: not pgvigil's.
+    Another,
+}
+
 impl Link {
+    /// Whether pgvigil's own superuser is there and may log in.
+    pub async fn agent_role(&self, limit: Duration) -> Result<AgentRole, QueryError> {
+        let sql = format!("SELECT rolsuper, rolcanlogin FROM pg_roles WHERE rolname = {}", literal(AGENT_ROLE));
+        let rows = self.rows("look for pgvigil's role", &sql, limit).await?;
+        Ok(match rows.first().map(Vec::as_slice) {
+            None => AgentRole::Missing,
+            Some([Some(superuser), _]) if superuser != "t" => AgentRole::Another,
+            Some([_, Some(login)]) if login == "t" => AgentRole::Ready,
+            Some(_) => AgentRole::NoLogin,
+        })
+    }
+
+    /// Creates pgvigil's own superuser, or lets it log in again. On a primary only. A role of that name that is no
+    /// superuser is left alone: somebody else may be a member of it.
+    pub async fn ensure_agent_role(&self, limit: Duration) -> Result<AgentRole, QueryError> {
+        let found = self.agent_role(limit).await?;
+        let verb = match found {
+            AgentRole::Missing => "CREATE ROLE",
+            AgentRole::NoLogin => "ALTER ROLE",
+            AgentRole::Ready | AgentRole::Another => return Ok(found),
+        };
+        let sql = format!("{verb} {} LOGIN SUPERUSER", identifier(AGENT_ROLE));
+        self.execute("create pgvigil's role", &sql, limit).await?;
+        Ok(AgentRole::Ready)
+    }
+
+    /// Databases that accept sessions, without `postgres` and the templates: the oldest three.
+    pub async fn databases(&self, limit: Duration) -> Result<Vec<String>, QueryError> {
+        let sql = format!(
+            "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname <> {} \
+             ORDER BY oid LIMIT 3",
+            literal(DATABASE)
+        );
+        let rows = self.rows("list the databases", &sql, limit).await?;
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    }
+
+    /// How many of `max_connections` are used, and how many there are.
+    pub async fn connections(&self, limit: Duration) -> Result<(u32, u32), QueryError> {
+        const WHAT: &str = "count the connections";
+        let sql = "SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'), \
+                   current_setting('max_connections')";
+        let row = self.rows(WHAT, sql, limit).await?.pop().unwrap_or_default();
+        let number = |index: usize| parse(WHAT, row.get(index).and_then(Option::as_deref).unwrap_or_default());
+        Ok((number(0)?, number(1)?))
+    }
+
     /// Creates a physical slot that keeps WAL from now on; one that exists is kept. Works on a standby too.
     pub async fn ensure_physical_slot(&self, slot: &str, limit: Duration) -> Result<(), QueryError> {
         let slot = literal(slot);

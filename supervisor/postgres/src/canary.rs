@@ -96,6 +96,13 @@ impl Canary {
         result
     }
 
+    /// No canary is wanted now. The session is kept where it is idle: with every slot used it would not get in again.
+    pub fn rest(&mut self) {
+        if self.flight.is_some() {
+            self.reset();
+        }
+    }
+
     /// Drops the connection and any commit under way; the next beat connects anew (after a restart, say).
     pub fn reset(&mut self) {
         if let Some((_, flight)) = self.flight.take() {
@@ -120,7 +127,9 @@ fn message(key: &str) -> String {
 }
 
 async fn fly(link: Option<Link>, endpoint: Endpoint, key: String) -> (Option<Link>, Result<Beat, CanaryError>) {
-    let link = match link.filter(|link| !link.is_closed()) {
+    // One that got in by another way gives it up once the usual one works again: it keeps people from dropping a database.
+    let good = |link: &Link| !link.is_closed() && endpoint.keeps(link);
+    let link = match link.filter(good) {
         Some(link) => link,
         None => match Link::connect(&endpoint, "canary", PIN, CONNECT).await {
             Ok(link) => link,

@@ -4,6 +4,7 @@ use crate::{
     conf_text::identifier,
     fsio::{FsError, Written, read_text, replace},
     layout::Layout,
+    ways::AGENT_ROLE,
 };
 
 const HEADER: &str = "# Written by pgvigil; do not edit. Changes are overwritten.\n";
@@ -43,7 +44,7 @@ pub fn door_of(text: &str) -> Option<Door> {
 pub struct Access {
     /// The superuser role of the agent.
     pub superuser: String,
-    /// The operating-system user under which the agent runs; mapped to the superuser role.
+    /// The operating-system user under which the agent runs; mapped to the superuser role and to [`AGENT_ROLE`].
     pub os_user: String,
     /// The replication role.
     pub replication_role: String,
@@ -58,8 +59,15 @@ pub fn render(door: Door, access: &Access, user: &[String]) -> String {
     let superuser = identifier(&access.superuser);
     let replication = identifier(&access.replication_role);
     let mut text = String::from(HEADER) + door.line();
-    text += &format!("local all {superuser} peer map={MAP}\n");
-    text += &format!("local replication {superuser} peer map={MAP}\n");
+    let own = identifier(AGENT_ROLE);
+    for role in [&superuser, &own] {
+        text += &format!("local all {role} peer map={MAP}\n");
+        text += &format!("local replication {role} peer map={MAP}\n");
+    }
+    // It has no password, and a user's `trust` line further down must not make up for one.
+    for database in ["replication", "all"] {
+        text += &format!("host {database} {own} all reject\n");
+    }
     for address in &access.replication_addresses {
         // `replication` is for walreceivers and pg_basebackup, the database for pg_rewind and slot synchronisation.
         text += &format!("host replication {replication} {address} scram-sha-256\n");
@@ -109,9 +117,11 @@ pub fn user_lines(layout: &Layout) -> Result<Option<Vec<String>>, FsError> {
 }
 
 fn with_map(old: &str, access: &Access) -> String {
-    let ours = format!("{MAP} {} {}", identifier(&access.os_user), identifier(&access.superuser));
     let others = old.lines().filter(|line| line.split_whitespace().next() != Some(MAP));
-    others.chain([ours.as_str()]).fold(String::new(), |text, line| text + line + "\n")
+    let text = others.fold(String::new(), |text, line| text + line + "\n");
+    let roles = [access.superuser.as_str(), AGENT_ROLE];
+    let line = |role: &str| format!("{MAP} {} {}\n", identifier(&access.os_user), identifier(role));
+    roles.into_iter().fold(text, |text, role| text + &line(role))
 }
 
 #[cfg(test)]
@@ -154,7 +164,7 @@ mod tests {
     #[test]
     fn the_map_is_ours_once_and_others_stay() {
         let once = with_map("# x\nother a b\npgvigil old old\n", &access());
-        assert_eq!(once, "# x\nother a b\npgvigil \"pg\" \"postgres\"\n");
+        assert_eq!(once, "# x\nother a b\npgvigil \"pg\" \"postgres\"\npgvigil \"pg\" \"pgvigil_agent\"\n");
         assert_eq!(with_map(&once, &access()), once);
     }
 }

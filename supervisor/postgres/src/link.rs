@@ -1,13 +1,28 @@
-//! A connection to the local server: over its Unix socket, as the superuser by peer authentication, with a limit on
+//! A connection to the local server: over its Unix socket, as a superuser by peer authentication, with a limit on
 //! every statement.
 
-use crate::conf_text::literal;
-use std::{path::PathBuf, sync::Arc, sync::Mutex, time::Duration};
-use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, SimpleQueryMessage, error::DbError};
+use crate::{
+    conf_text::literal,
+    reserved::AsWalsender,
+    ways::{Search, Slot, Way, Ways, usual},
+};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, error::DbError, tls::NoTlsStream,
+};
 
 /// Where the local server is reached, and as whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     /// The directory of its Unix socket.
     pub socket_dir: PathBuf,
@@ -15,6 +30,27 @@ pub struct Endpoint {
     pub port: u16,
     /// The superuser role.
     pub user: String,
+    /// Further `-c name=value` text for every session: what only this version of PostgreSQL knows.
+    pub pin: &'static str,
+    /// By which ways sessions get in.
+    pub ways: Arc<Ways>,
+}
+
+impl Endpoint {
+    /// An endpoint of a server of major version `major`.
+    #[must_use]
+    pub fn new(socket_dir: impl Into<PathBuf>, port: u16, user: impl Into<String>, major: u16) -> Self {
+        // A trigger on login that raises, or takes its time, keeps nobody out whose triggers are off.
+        let pin = if major >= 17 { "-c event_triggers=off -c transaction_timeout=0" } else { "" };
+        Self { socket_dir: socket_dir.into(), port, user: user.into(), pin, ways: Arc::default() }
+    }
+
+    /// Whether a session stays: one that got in by another than the usual way gives its place up once that one works
+    /// again, one in `template1` as soon as there is another place.
+    #[must_use]
+    pub fn keeps(&self, link: &Link) -> bool {
+        self.ways.keeps(&self.user, &link.way)
+    }
 }
 
 /// A statement or a connection failed.
@@ -37,6 +73,21 @@ pub enum QueryError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The socket refused.
+    #[error("{what}: {source}")]
+    Socket {
+        /// What was asked.
+        what: &'static str,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The role has lost its rights: what it would see of the server would be less than there is.
+    #[error("role {role} is no superuser")]
+    NoSuperuser {
+        /// Which.
+        role: String,
+    },
     /// The answer was not of the expected form.
     #[error("{what}: unexpected answer: {problem}")]
     Answer {
@@ -55,6 +106,12 @@ impl QueryError {
             Self::Server { source, .. } => source.code().map(tokio_postgres::error::SqlState::code),
             _ => None,
         }
+    }
+
+    /// A living server said no: neither a silent one, nor one that does not accept connections yet.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::NoSuperuser { .. }) || self.sqlstate().is_some_and(|code| !code.starts_with("57P"))
     }
 
     /// The server does not accept connections *yet*: it starts, or recovery is not consistent.
@@ -81,6 +138,7 @@ pub struct Link {
     client: Client,
     notices: Arc<Mutex<Vec<DbError>>>,
     driver: JoinHandle<()>,
+    way: Way,
 }
 
 impl Drop for Link {
@@ -91,49 +149,111 @@ impl Drop for Link {
 }
 
 /// Settings pinned in every session of ours: nothing that a role, a database or the user's configuration says may
-/// slow down, cut off or redirect what the agent asks.
+/// slow down, cut off or redirect what the agent asks, or keep it out.
 const PINNED: &str = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=0 \
     -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c default_transaction_read_only=off \
-    -c default_transaction_isolation=read\\ committed -c client_min_messages=notice -c DateStyle=ISO";
+    -c default_transaction_isolation=read\\ committed -c client_min_messages=notice -c DateStyle=ISO \
+    -c role=none -c session_preload_libraries= -c local_preload_libraries=";
+
+const CONNECT: &str = "connect to the local server";
 
 impl Link {
-    /// Connects to database `postgres`. `purpose` becomes part of the application name (`pgvigil/…`); `pin` is
-    /// further `-c name=value` text for the session.
+    /// Connects by the first of the [ways in](crate::ways) that works. `purpose` becomes part of the application name
+    /// (`pgvigil/…`, of a walsender `pgvigil:…`); `pin` is further `-c name=value` text for the session. The error is that
+    /// of the first way tried.
     pub async fn connect(endpoint: &Endpoint, purpose: &str, pin: &str, limit: Duration) -> Result<Self, QueryError> {
-        const WHAT: &str = "connect to the local server";
+        let deadline = Instant::now() + limit;
+        let mut search = Search::new(endpoint.ways.order(&endpoint.user));
+        let mut next = search.next();
+        let mut first = None;
+        while let Some(way) = next {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match Self::connect_by(&way, endpoint, purpose, pin, left).await {
+                Ok(link) => return Ok(link),
+                Err(error) => {
+                    next = search.after(&way, crate::ways::Refused::of(&error));
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        Err(first.unwrap_or(QueryError::Timeout { what: CONNECT, limit }))
+    }
+
+    /// Connects by the usual way alone: whether that works, and why not, is then known to everybody who connects.
+    pub async fn connect_as_usual(endpoint: &Endpoint, purpose: &str, limit: Duration) -> Result<Self, QueryError> {
+        Self::connect_by(&usual(&endpoint.user), endpoint, purpose, "", limit).await
+    }
+
+    /// Connects as usual, but to `database`.
+    pub async fn connect_to(endpoint: &Endpoint, database: &str, limit: Duration) -> Result<Self, QueryError> {
+        let way = Way { database: database.to_owned(), ..usual(&endpoint.user) };
+        Self::open(&way, endpoint, "test", "", limit).await
+    }
+
+    async fn connect_by(
+        way: &Way,
+        endpoint: &Endpoint,
+        purpose: &str,
+        pin: &str,
+        limit: Duration,
+    ) -> Result<Self, QueryError> {
+        let opened = Self::open(way, endpoint, purpose, pin, limit).await;
+        match &opened {
+            Ok(_) => endpoint.ways.worked(&endpoint.user, way),
+            Err(error) => endpoint.ways.failed(&endpoint.user, way, error),
+        }
+        opened
+    }
+
+    async fn open(
+        way: &Way,
+        endpoint: &Endpoint,
+        purpose: &str,
+        pin: &str,
+        limit: Duration,
+    ) -> Result<Self, QueryError> {
         let mut config = Config::new();
         config
             .host_path(&endpoint.socket_dir)
             .port(endpoint.port)
-            .user(&endpoint.user)
-            .dbname("postgres")
-            .application_name(format!("pgvigil/{purpose}"))
-            .options(format!("{PINNED} {pin}"))
+            .user(&way.role)
+            .dbname(&way.database)
+            .options(format!("{PINNED} {} {pin}", endpoint.pin))
             .connect_timeout(limit);
-        let (client, mut connection) = within(WHAT, limit, config.connect(NoTls)).await?;
-        let notices = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&notices);
-        let driver = tokio::spawn(async move {
-            while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-                match message {
-                    Ok(AsyncMessage::Notice(notice)) => {
-                        if let Ok(mut list) = sink.lock() {
-                            // Nobody collects them on most connections; the canary does after every commit.
-                            if list.len() >= 100 {
-                                list.remove(0);
-                            }
-                            list.push(notice);
-                        }
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "connection to the local server ended");
-                        return;
-                    }
-                }
+        match way.slot {
+            Slot::Client => {
+                config.application_name(format!("pgvigil/{purpose}"));
+                let (client, connection) = within(CONNECT, limit, config.connect(NoTls)).await?;
+                Self::over(way, client, connection)
             }
-        });
-        Ok(Self { client, notices, driver })
+            Slot::Walsender => {
+                config.application_name(format!("pgvigil:{purpose}"));
+                let socket = endpoint.socket_dir.join(format!(".s.PGSQL.{}", endpoint.port));
+                let stream = AsWalsender::connect(&socket)
+                    .await
+                    .map_err(|source| QueryError::Socket { what: CONNECT, source })?;
+                let (client, connection) = within(CONNECT, limit, config.connect_raw(stream, NoTls)).await?;
+                Self::over(way, client, connection)
+            }
+        }
+    }
+
+    fn over<S>(way: &Way, client: Client, connection: Connection<S, NoTlsStream>) -> Result<Self, QueryError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if connection.parameter("is_superuser") == Some("off") {
+            return Err(QueryError::NoSuperuser { role: way.role.clone() });
+        }
+        let notices = Arc::new(Mutex::new(Vec::new()));
+        let driver = tokio::spawn(drive(connection, Arc::clone(&notices)));
+        Ok(Self { client, notices, driver, way: way.clone() })
+    }
+
+    /// By which way it got in.
+    #[must_use]
+    pub const fn way(&self) -> &Way {
+        &self.way
     }
 
     /// Whether the connection is known to be gone.
@@ -187,6 +307,31 @@ impl Link {
     pub async fn setting(&self, name: &str, limit: Duration) -> Result<String, QueryError> {
         let sql = format!("SELECT current_setting({})", literal(name));
         self.value("read a setting", &sql, limit).await
+    }
+}
+
+/// Moves the connection's messages until it ends; keeps the notices.
+async fn drive<S>(mut connection: Connection<S, NoTlsStream>, notices: Arc<Mutex<Vec<DbError>>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => {
+                if let Ok(mut list) = notices.lock() {
+                    // Nobody collects them on most connections; the canary does after every commit.
+                    if list.len() >= 100 {
+                        list.remove(0);
+                    }
+                    list.push(notice);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "connection to the local server ended");
+                return;
+            }
+        }
     }
 }
 

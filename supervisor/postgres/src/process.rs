@@ -18,6 +18,7 @@ use nix::{
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
 };
+use pgvigil_core::lsn::Lsn;
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -270,6 +271,13 @@ impl Postmaster {
             Ok(exit) => exit.map(Some),
             Err(_) => Ok(None),
         }
+    }
+
+    /// What the title of its walreceiver says: `None` without one, else how far it has flushed, if it streams.
+    pub fn receiver(&self) -> Result<Option<Option<Lsn>>, ProcessError> {
+        let Some(pid) = self.walreceivers()?.into_iter().next() else { return Ok(None) };
+        let title = procfs::title(pid).map_err(|source| ProcessError::System { op: "read the title", pid, source })?;
+        Ok(title.map(|title| procfs::streaming_in_title(&title)))
     }
 
     /// Its children that are walreceivers, starting ones included. Reads `/proc` only (well under a millisecond).

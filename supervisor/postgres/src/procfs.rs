@@ -3,6 +3,7 @@
 //! Parentage alone does not find every process of a server (orphans reparent to init) and process groups do not
 //! either (each PostgreSQL child calls `setsid`), so membership is decided by the working directory (history A12).
 
+use pgvigil_core::lsn::Lsn;
 use std::{
     fs, io,
     os::unix::fs::MetadataExt,
@@ -170,6 +171,12 @@ pub fn is_walreceiver_title(title: &str) -> bool {
     })
 }
 
+/// How far a walreceiver has flushed, if its title says that it streams.
+#[must_use]
+pub fn streaming_in_title(title: &str) -> Option<Lsn> {
+    title.rsplit_once("walreceiver streaming ")?.1.trim().parse().ok()
+}
+
 /// The members of a cgroup (version 2) and of the groups below it.
 pub fn cgroup_members(cgroup: &Path) -> io::Result<Vec<i32>> {
     let mut members = Vec::new();
@@ -214,6 +221,14 @@ mod tests {
         assert!(is_alive(me).unwrap());
         assert!(!works_in(me, DirId::of(&std::env::current_dir().unwrap()).unwrap()));
         assert!(stat(i32::MAX).unwrap().is_none() && title(i32::MAX).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_walreceivers_title_says_how_far_it_has_flushed() {
+        assert_eq!(streaming_in_title("postgres: main: walreceiver streaming 0/3000148"), Some(Lsn(0x300_0148)));
+        for title in ["postgres: walreceiver", "postgres: walreceiver ", "postgres: walsender streaming 0/3000148"] {
+            assert_eq!(streaming_in_title(title), None, "{title}");
+        }
     }
 
     #[test]

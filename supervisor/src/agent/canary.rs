@@ -42,7 +42,11 @@ pub fn start(shared: Arc<Shared>) {
                         beat(&shared, canary, pause, epoch, &mut company).await;
                     }
                 }
-                None => canary = None,
+                // While the server lives its session is kept: with every slot used it would not get in again.
+                None => match canary.as_mut().filter(|(of, _)| shared.postmaster_pid() == Some(*of)) {
+                    Some((_, canary)) => canary.rest(),
+                    None => canary = None,
+                },
             }
             tokio::time::sleep_until(due).await;
         }

@@ -12,6 +12,7 @@ use pgvigil_postgres::{
     Layout, Link, Sample, conf_files,
     drift::{self, Drift},
     in_force::{FileError, Origin},
+    procfs,
     settings::{FLOORS, MANAGED},
 };
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
@@ -102,6 +103,17 @@ pub(super) fn reads_ours(layout: &Layout, sample: &Sample) -> bool {
     same_file(&sample.config_file, &layout.main_conf())
 }
 
+/// The same of the server that runs, if one does. One that lets nobody in was started with a command line that says it.
+fn reads_ours_now(shared: &Shared) -> bool {
+    let inner = shared.lock();
+    let told = inner.sample.as_ref().map(|(sample, _)| reads_ours(&shared.layout, sample));
+    let pid = inner.postmaster.as_ref().map(|postmaster| postmaster.pid());
+    drop(inner);
+    let option = format!("config_file={}", shared.layout.main_conf().display());
+    let started_so = |pid| procfs::title(pid).ok().flatten().is_some_and(|line| line.contains(&option));
+    told.unwrap_or_else(|| pid.is_some_and(started_so))
+}
+
 fn same_file(read: &str, wanted: &Path) -> bool {
     let read = Path::new(read);
     read == wanted || wanted.canonicalize().is_ok_and(|path| read.canonicalize().is_ok_and(|read| read == path))
@@ -144,7 +156,12 @@ pub(super) fn look(shared: &Shared, inner: &mut Inner, sample: &Sample, began: T
     drifted.at = began;
     drifted.names = match inner.expected.as_mut() {
         Some(expected) => {
-            let names = astray(expected, &drifted.of_session, sample, began);
+            let mut names = astray(expected, &drifted.of_session, sample, began);
+            // What was written here and no new connection could show yet is nobody else's doing.
+            let written = |name: &str| {
+                name == "synchronous_standby_names" && shared.unproven_file.rule().as_ref() == Some(&sample.sync_names)
+            };
+            names.retain(|name| !written(name));
             expected.seen |= names.is_empty() && began >= expected.since.plus(RELOAD_MS);
             names
         }
@@ -272,8 +289,7 @@ pub(super) fn clear_overrides(shared: &Shared) -> anyhow::Result<()> {
             "took a line out of postgresql.auto.conf"
         );
     }
-    let ours = shared.lock().sample.as_ref().is_some_and(|(sample, _)| reads_ours(&shared.layout, sample));
-    if !ours && !conf_files::is_included_last(&shared.layout)? {
+    if !reads_ours_now(shared) && !conf_files::is_included_last(&shared.layout)? {
         conf_files::ensure_include(&shared.layout)?;
         tracing::warn!(member = %shared.me(), "moved the line that includes ours to the end of postgresql.conf again");
     }
@@ -296,6 +312,22 @@ fn say(origins: &[Origin], for_ms: u64, blocking: &[&FileError], kept_out: bool)
         text += "; clients are kept out until then (setting serve_without_rule)";
     }
     text
+}
+
+/// No session shows what is in force: of what was astray is told what was seen last.
+pub(super) fn unasked(shared: &Shared) {
+    let seen = {
+        let inner = shared.lock();
+        inner.drifted.since.and(inner.drifted.told.clone())
+    };
+    let Some((what, _)) = seen else { return };
+    shared.problem(
+        "drift",
+        Some(format!(
+            "{what} and not as pgvigil set it when it could last look; it is written anew, but no session shows what is in \
+             force now"
+        )),
+    );
 }
 
 /// Nothing is astray: what was is told for a while.

@@ -142,6 +142,7 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
         weakened: weakened(inner.slow.as_ref(), sample.map(|s| s.sync_commit.as_str())),
         right_ms: inner.local.right.left(&settings, now),
         shown_ago_ms: inner.unproven.shown_ago(now),
+        unasked_ms: inner.local.unasked_since.map(|since| now.since(since)),
     }))
 }
 
@@ -204,6 +205,8 @@ fn seal(agreed: &ClusterState, inner: &Inner, now: Time) -> Option<SealReport> {
     let LocalPostgres::Running(running) = &inner.local.postgres else { return None };
     let stands = matches!(election.kind, ElectionKind::Failover | ElectionKind::Renewal)
         && !running.in_recovery
+        // How far it has flushed is not known unless it can be asked.
+        && inner.local.unasked_since.is_none()
         && agreed.reign().is_some_and(|reign| reign.epoch == inner.local.promise.reigned && reign.primary == key);
     let position = Position::new(agreed.epoch_of_timeline(running.timeline)?, running.flush_lsn);
     stands.then_some(SealReport {

@@ -1,10 +1,10 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
 use super::{
-    door, in_force,
+    door, evidence, in_force,
     right::Renewal,
     shared::{Inner, Shared},
-    twin, unproven,
+    twin, unproven, way_in,
 };
 use crate::clock;
 use pgvigil_consensus::grid;
@@ -22,26 +22,41 @@ use pgvigil_postgres::{
     rewind,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 /// A sample's own limit. Its lateness is no verdict on PostgreSQL: the canary is.
 const LIMIT: Duration = Duration::from_millis(1_500);
 /// Between two slow samples, in fast ones.
 const SLOW_EVERY: u64 = 40;
 
+/// Between two looks at the ways in, in samples: while the usual one works, and while it does not.
+const LOOK_EVERY: (u64, u64) = (SLOW_EVERY, 5);
+
 /// Between two samples while a primary drains, in milliseconds.
 const DRAINING_MS: u64 = 5;
+
+/// Between two attempts while PostgreSQL refuses every session, in milliseconds.
+const SHUT_OUT_MS: u64 = 500;
 
 /// Starts the sampler.
 pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
         let mut link: Option<(i32, Link)> = None;
+        let mut looking: Option<JoinHandle<()>> = None;
         let mut count = 0_u64;
         let mut role = super::role::Keeper::default();
         loop {
             round(&shared, &mut link, count).await;
             role.round(&shared);
             count += 1;
+            let (rarely, often) = LOOK_EVERY;
+            let every = if shared.lock().endpoint.ways.barred().is_some() { often } else { rarely };
+            if shared.lock().sample.is_some()
+                && count % every == 1
+                && looking.as_ref().is_none_or(JoinHandle::is_finished)
+            {
+                looking = Some(tokio::spawn(way_in::look(Arc::clone(&shared))));
+            }
             let pause = Duration::from_millis(pause(&shared));
             tokio::select! {
                 () = tokio::time::sleep_until(grid::nearest(Instant::now() + pause, pause)) => {}
@@ -57,6 +72,10 @@ fn pause(shared: &Shared) -> u64 {
     let Some(agreed) = shared.agreed() else { return 200 };
     let planned = agreed.election.as_ref().is_some_and(|e| matches!(e.kind, ElectionKind::Switchover { .. }));
     let inner = shared.lock();
+    if inner.local.unasked_since.is_some() {
+        // Each refusal is a line in its log.
+        return SHUT_OUT_MS;
+    }
     let receives = matches!(&inner.local.postgres, LocalPostgres::Running(running) if running.streaming);
     if planned && receives { DRAINING_MS } else { agreed.settings.heartbeat_ms * 4 / 5 }
 }
@@ -77,15 +96,18 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         return;
     };
     let pid = postmaster.pid();
-    if link.as_ref().is_none_or(|(of, link)| *of != pid || link.is_closed()) {
+    let endpoint = shared.lock().endpoint.clone();
+    if link.as_ref().is_none_or(|(of, link)| *of != pid || link.is_closed() || !endpoint.keeps(link)) {
         *link = None;
-        let endpoint = shared.lock().endpoint.clone();
         match Link::connect(&endpoint, "pgvigil sampler", "", LIMIT).await {
             Ok(fresh) => *link = Some((pid, fresh)),
             Err(error) if error.is_starting() => return,
             Err(error) => {
                 twin::look_at_receiver(shared, None);
-                shared.problem("connect", Some(format!("no connection to PostgreSQL: {error}")));
+                way_in::shut_out(shared, &error);
+                if error.is_refusal() {
+                    evidence::look(shared, postmaster).await;
+                }
                 return;
             }
         }
@@ -94,7 +116,9 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
     let began = clock::now();
     match open.sample(LIMIT).await {
         Ok(sample) => {
-            shared.problem("connect", None);
+            if endpoint.ways.barred().is_none() {
+                shared.problem("connect", None);
+            }
             let held = sample.in_recovery && sample.replay_paused;
             twin::look_at_receiver(shared, Some(&sample));
             shared.problem("copied standby", copies(shared, &sample));
@@ -263,7 +287,7 @@ fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
     let standby = recovers || matches!(status, Some(PostmasterStatus::Starting | PostmasterStatus::Standby));
     inner.local.fence_on_disk = standby && shared.layout.standby_signal().exists();
     if let Some((port, socket_dir)) = file.and_then(|file| file.port.zip(file.socket_dir)) {
-        inner.endpoint = Endpoint { socket_dir, port, user: inner.endpoint.user.clone() };
+        inner.endpoint = Endpoint { socket_dir, port, ..inner.endpoint.clone() };
     }
     if inner.local.marker.is_some() && inner.local.in_force.is_none() {
         let epoch = inner.local.promise.reigned;
@@ -315,6 +339,7 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
         LocalPostgres::Running(running) => Some(running.clone()),
         _ => None,
     };
+    inner.local.unasked_since = None;
     let running = running(&sample, before.as_ref(), began);
     if sample.in_recovery {
         // What a primary complained of is over when it is one no more.

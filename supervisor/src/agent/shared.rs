@@ -31,7 +31,7 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::{
     Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, cgroup, fsio::FsError,
-    hba::Access, lock::LockError, role::Secret, tcp, version::BinariesError,
+    hba::Access, lock::LockError, role::Secret, tcp, version::BinariesError, ways::Ways,
 };
 use std::{
     path::PathBuf,
@@ -322,7 +322,8 @@ impl Shared {
             .map(|user| user.name)
             .ok_or_else(|| StartError::User("no entry in the user database".to_owned()))?;
         let superuser = member.superuser.clone().unwrap_or_else(|| os_user.clone());
-        let endpoint = Endpoint { socket_dir: agent_dir.clone(), port: member.port, user: superuser.clone() };
+        let mut endpoint = Endpoint::new(agent_dir.clone(), member.port, superuser.clone(), binaries.version().major);
+        endpoint.ways = Arc::new(Ways::kept_in(agent_dir.join("databases")).unwrap_or_default());
         let access = Access {
             superuser,
             os_user,
@@ -348,6 +349,7 @@ impl Shared {
             busy: false,
             restart_due: None,
             rule_astray_since: None,
+            unasked_since: None,
         };
         let inner = Inner {
             local,
@@ -440,6 +442,12 @@ impl Shared {
         }
     }
 
+    /// The process id of the postmaster, if one is known to run.
+    #[must_use]
+    pub fn postmaster_pid(&self) -> Option<i32> {
+        self.lock().postmaster.as_ref().map(|postmaster| postmaster.pid())
+    }
+
     /// The member's name.
     #[must_use]
     pub const fn me(&self) -> &MemberId {
@@ -527,6 +535,7 @@ impl Shared {
         inner.local.rule_astray_since = None;
         inner.expected = None;
         inner.drifted = Drifted::default();
+        inner.local.unasked_since = None;
         inner.local.proven = None;
         inner.proof = None;
         inner.local.postgres = LocalPostgres::Stopped { crashed };

@@ -79,6 +79,7 @@ fn primary() -> PrimaryReport {
         weakened: Vec::new(),
         shown_ago_ms: Some(0),
         right_ms: 1_400,
+        unasked_ms: None,
     }
 }
 

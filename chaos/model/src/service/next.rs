@@ -292,6 +292,7 @@ fn report(agreed: &ClusterState) -> Report {
             weakened: Vec::new(),
             shown_ago_ms: None,
             right_ms: 0,
+            unasked_ms: None,
         })),
         seal: None,
         fenced: None,

@@ -139,6 +139,7 @@ fn primary(c: &Ctx, agreed: Option<&ClusterState>, inner: &Inner, running: &Runn
         weakened: Vec::new(),
         right_ms,
         shown_ago_ms: inner.unproven.shown_ago(now),
+        unasked_ms: None,
     }))
 }
 

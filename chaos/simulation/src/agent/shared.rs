@@ -147,6 +147,7 @@ impl Agent {
             checkpointed_at: None,
             restart_due: None,
             rule_astray_since: None,
+            unasked_since: None,
         };
         let inner = Inner {
             local,

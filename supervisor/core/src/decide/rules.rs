@@ -19,6 +19,12 @@ pub(super) fn maintain(agreed: &ClusterState, reign: &Reign, seen: &Observations
         return;
     }
     let (Some(rule), Some(primary)) = (agreed.newest_rule(), primary_report(reign, seen)) else { return };
+    if let Some(ms) = primary.unasked_ms {
+        // That nobody is seen to stream is no evidence then.
+        let text = format!("the rule stays as it is: {} has let pgvigil in no more for {ms} ms", reign.primary.member);
+        decision.find("cannot-ask", text);
+        return;
+    }
     if let Some(change) = &agreed.change {
         if let Some(proof) = &primary.proof
             && proof.version == rule.version

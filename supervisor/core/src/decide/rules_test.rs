@@ -269,3 +269,18 @@ fn a_wish_that_was_too_large_grows_with_those_who_join() {
     assert_eq!(changes(&mut world), (members(&["m1", "m2"]), 2));
     proves(&mut world, &[1, 2], &[1, 2]);
 }
+
+/// T1.1: a primary that can only be seen from outside shows no standbys; nobody leaves the rule for that.
+#[test]
+fn nobody_leaves_the_rule_of_a_primary_that_cannot_be_asked() {
+    let mut world = World::serving(3, 1);
+    world.hear_well(&[1, 2]);
+    world.wait(3_000);
+    world.hear(world.primary_report_with(&[], |primary| primary.unasked_ms = Some(3_000)));
+    world.finds("cannot-ask");
+    let doubts = crate::rpo::doubts_now(world.cluster(), &world.seen, world.now, true);
+    assert!(
+        doubts.iter().any(|why| why.contains("let pgvigil in no more")),
+        "changes by hand are not seen: {doubts:?}"
+    );
+}

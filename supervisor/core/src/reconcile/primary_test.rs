@@ -337,6 +337,32 @@ fn a_primary_without_its_rule_serves_on_where_that_was_agreed() {
     assert!(!configures(&world, &astray(&world, 60_000)));
 }
 
+/// T1.1: since a minute its agent gets no session, and knows what it is from its files and processes only.
+fn shut_out(world: &World, local: Local) -> Local {
+    Local { unasked_since: Some(world.now.minus(60_000)), standbys_enough_since: None, ..local }
+}
+
+#[test]
+fn a_primary_that_cannot_be_asked_serves_on_as_long_as_nothing_was_seen_astray() {
+    let world = serving();
+    let told = shut_out(&world, world.primary());
+    assert_eq!(world.plan(&told).action, None, "that nobody looks is no sign that the rule is not in force");
+    let mut restarted = told.clone();
+    restarted.in_force.as_mut().unwrap().version = None;
+    assert!(configures(&world, &restarted), "what cannot be shown is written, and the door stays open");
+    // Its right ends as anybody's does.
+    let over = Right { renewed_sent_at: Some(world.now.minus(60_000)), canary_began_at: None };
+    assert!(matches!(world.acts(&Local { right: over, ..told }), Action::Fence { .. }));
+}
+
+#[test]
+fn a_primary_that_was_seen_without_its_rule_keeps_clients_out_also_when_it_cannot_be_asked() {
+    let world = serving();
+    let lease = world.cluster().settings.lease_ms;
+    assert!(configures(&world, &shut_out(&world, astray(&world, lease - 1))));
+    assert!(!configures(&world, &shut_out(&world, astray(&world, lease))));
+}
+
 #[test]
 fn an_election_does_not_keep_the_door_of_a_primary_without_its_rule_open() {
     let mut world = serving();

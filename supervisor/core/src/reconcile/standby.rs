@@ -56,6 +56,11 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
                 Some(_) => return Plan::act(Action::Follow { epoch: reign.epoch, upstream, key: member.key() }),
                 None => {}
             }
+            if local.unasked_since.is_some() && running.streaming {
+                // Where its WAL ends is read from a server that answers, or from a stopped one: as long as it streams, no
+                // reader has to leave for that.
+                return Plan::wait("cannot-ask", "it streams, and no session can be had to ask from whom");
+            }
             match belongs(agreed, reign, member, local) {
                 Belongs::Yes => Plan::act(Action::Follow { epoch: reign.epoch, upstream, key: member.key() }),
                 other => other.plan(reign.epoch),

@@ -263,3 +263,16 @@ fn a_pause_does_not_stop_standbys() {
     let local = ends(Local { postgres: running(true, 2), ..world.sealed(2, 2, (1, 300)) }, 2, 400, 2);
     follows(&world, &local);
 }
+
+/// T1.2: an agent that starts beside a standby that lets nobody in does not stop it while it streams; once nothing comes,
+/// its end is read, stopped if need be.
+#[test]
+fn a_standby_that_cannot_be_asked_is_left_alone_as_long_as_it_streams() {
+    let world = complete();
+    let mut local = Local { unasked_since: Some(world.now), in_force: None, ..world.standby(2) };
+    world.rests(&local, "cannot-ask");
+    if let LocalPostgres::Running(running) = &mut local.postgres {
+        running.streaming = false;
+    }
+    assert!(matches!(world.acts(&local), Action::ReadWalEnd { .. }));
+}

@@ -44,6 +44,9 @@ pub fn doubts_now(state: &ClusterState, seen: &Observations, now: Time, from_lea
         if primary.door_open && primary.setting_in_force.is_none() {
             why.push(format!("{member} has not shown yet that the rule is in force"));
         }
+        if let Some(ms) = primary.unasked_ms.filter(|_| primary.door_open) {
+            why.push(format!("{member} has let pgvigil in no more for {ms} ms: changes by hand would not be seen"));
+        }
         why.extend(primary.weakened.iter().map(|what| format!("{member}: {what}")));
     }
     why

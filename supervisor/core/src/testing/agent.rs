@@ -48,6 +48,7 @@ impl World {
             checkpointed_at: None,
             restart_due: None,
             rule_astray_since: None,
+            unasked_since: None,
         }
     }
 

@@ -77,6 +77,7 @@ impl World {
             weakened: Vec::new(),
             shown_ago_ms: None,
             right_ms: 1_000,
+            unasked_ms: None,
         };
         Report { postgres: PostgresReport::Primary(Box::new(primary)), ..self.report(number) }
     }

@@ -118,12 +118,9 @@ impl Node {
         settings.listen_addresses = "127.0.0.1".to_owned();
         settings.user = vec![("shared_buffers".into(), "16MB".into()), ("max_connections".into(), "30".into())];
         settings.wal_keep_size_mb = 512;
-        let instance = Instance {
-            binaries: Binaries::find(None).unwrap(),
-            layout: Layout::new(base.join("data"), agent),
-            endpoint: Endpoint { socket_dir: sockets, port, user: "boss".to_owned() },
-            cgroup: None,
-        };
+        let binaries = Binaries::find(None).unwrap();
+        let endpoint = Endpoint::new(sockets, port, "boss", binaries.version().major);
+        let instance = Instance { binaries, layout: Layout::new(base.join("data"), agent), endpoint, cgroup: None };
         let access = Access {
             superuser: "boss".into(),
             os_user,

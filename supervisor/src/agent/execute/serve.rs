@@ -17,7 +17,8 @@ use pgvigil_core::{
     rule::Setting,
 };
 use pgvigil_postgres::{
-    Link, Settings,
+    Link, Postmaster, Settings,
+    clients::end_clients,
     fault::{self, Bug},
     hba::Door,
     history_files,
@@ -101,7 +102,13 @@ pub async fn configure(
     let instance = instance(shared);
     instance.reload(&postmaster)?;
     let astray = shared.lock().local.rule_astray_since.is_some();
-    let link = match shown(&instance, &put, if astray { PUT_BACK } else { RELOAD }).await? {
+    let mut seen = shown(&instance, &put, if astray { PUT_BACK } else { RELOAD }).await;
+    if seen.is_err() && !door_open {
+        // Whoever is in was to leave: that makes room for a session too. Nobody follows, since the door is read again.
+        make_room(&instance, &postmaster).await?;
+        seen = shown(&instance, &put, PUT_BACK).await;
+    }
+    let link = match seen? {
         Ok(link) => link,
         Err((link, why)) => {
             if !door_open {
@@ -127,6 +134,20 @@ pub async fn configure(
     inner.expected = Some(Expected::now(put.ours.shown(shared.binaries.version(), &shared.layout), true));
     inner.local.rule_astray_since = None;
     inner.proven_link = (!door_open).then_some(link);
+    Ok(())
+}
+
+/// Ends clients' sessions by signal until the agent gets one, for at most [`PUT_BACK`].
+async fn make_room(instance: &Instance, postmaster: &Postmaster) -> anyhow::Result<()> {
+    let began = tokio::time::Instant::now();
+    while let Err(error) = instance.connect("configure", PUT_BACK).await
+        && error.is_refusal()
+        && began.elapsed() < PUT_BACK
+    {
+        let ended = end_clients(postmaster)?;
+        tracing::warn!("PostgreSQL lets pgvigil in no more ({error}); asked {ended} sessions to end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     Ok(())
 }
 
