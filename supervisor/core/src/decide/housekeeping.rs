@@ -5,7 +5,7 @@ use crate::{
     cluster::ClusterState, command::Command, id::MemberId, observation::Observations, reign::Reign, time::Time,
 };
 
-pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, _now: Time, decision: &mut Decision) {
+pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
     confirm_guard(agreed, reign, seen, decision);
     for (name, member) in &agreed.members {
         if decision.is_made() {
@@ -19,7 +19,7 @@ pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, 
             decision.want(Command::Forget { member: name.clone() }, format!("{name} has left every rule"), Vec::new());
             return;
         }
-        new_incarnation(agreed, reign, seen, name, decision);
+        new_incarnation(agreed, reign, seen, name, now, decision);
         if !decision.is_made() {
             discarded(agreed, seen, name, decision);
         }
@@ -42,12 +42,18 @@ fn confirm_guard(agreed: &ClusterState, reign: &Reign, seen: &Observations, deci
     }
 }
 
+/// How long after an appointment a directory that is to be made anew is left alone for the rules of older epochs to be closed,
+/// in milliseconds. Until then it may be evidence; afterwards it can be rewound, where before it could only be cloned beside
+/// what is there. Closing them may take this very member, so it does not wait for ever.
+const PATIENCE_MS: u64 = 3_000;
+
 /// Allotted before the first byte is overwritten; only once a primary serves from which it can be made anew.
 fn new_incarnation(
     agreed: &ClusterState,
     reign: &Reign,
     seen: &Observations,
     name: &MemberId,
+    now: Time,
     decision: &mut Decision,
 ) {
     let Some(member) = agreed.members.get(name) else { return };
@@ -64,7 +70,15 @@ fn new_incarnation(
             (report.incarnation.is_none() || report.incarnation == Some(member.incarnation)) && agreed.paused.is_none();
         report.needs_new_incarnation.clone().filter(|_| current && report.revision >= agreed.revision)
     });
-    let Some(why) = asked.or(given_up).or(own) else { return };
+    let Some(why) = asked.or(given_up).or_else(|| own.clone()) else { return };
+    let closed = reign.complete && agreed.rules.iter().all(|rule| rule.epoch >= reign.epoch);
+    let appointed = seen.appointed_seen.filter(|(epoch, _)| *epoch == reign.epoch).map_or(now, |(_, at)| at);
+    let patient_until = appointed.plus(PATIENCE_MS);
+    if own.as_ref() == Some(&why) && !closed && now < patient_until {
+        decision.find("to-be-made-anew", format!("{name} is made anew as soon as the older rules are closed: {why}"));
+        decision.wake(patient_until);
+        return;
+    }
     let command = Command::NewIncarnation { member: name.clone(), replaces: member.incarnation };
     decision.want(command, format!("{name} is made anew: {why}"), Vec::new());
 }

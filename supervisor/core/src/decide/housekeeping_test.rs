@@ -37,6 +37,26 @@ fn an_agent_that_must_remake_its_directory_gets_a_new_incarnation() {
     world.idle();
 }
 
+/// Asked for in the moment between `Open` and `CompleteRule`, it would have to be cloned beside its old directory.
+#[test]
+fn a_directory_waits_for_the_older_rules_to_be_closed_but_not_for_ever() {
+    let mut world = World::serving(3, 1);
+    world.succeed(2, 1, &[1, 2], (1, 300));
+    world.promoted(2, 2, 300);
+    world.must(Command::Open { epoch: Epoch(2) });
+    let wants = |world: &mut World| {
+        world.hear_well(&[2]);
+        world.hear(needs(world, 0));
+        let wanted = world.look().command;
+        wanted.is_some_and(|wanted| matches!(wanted.command, Command::NewIncarnation { .. }))
+    };
+    assert!(!wants(&mut world));
+    world.wait(PATIENCE_MS - 1);
+    assert!(!wants(&mut world));
+    world.wait(1);
+    assert!(wants(&mut world));
+}
+
 /// Its wish was computed from a state in which the directory may not have counted yet.
 #[test]
 fn a_wish_from_an_older_state_is_not_followed() {
