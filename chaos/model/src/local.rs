@@ -150,6 +150,7 @@ fn local(agreed: &ClusterState, branches: &[Branch], server: &Server, me: Member
         fence_on_disk: server.fence,
         in_force: server.force.map(|force| in_force(&force)),
         right: Right { renewed_sent_at: Some(NOW), canary_began_at: Some(NOW) },
+        starting_since: None,
         election_since: Some(Time(0)),
         canary_waiting_ms: 0,
         standbys_enough_since: None,

@@ -153,6 +153,9 @@ pub struct Local {
     pub in_force: Option<InForce>,
     /// Its right to serve.
     pub right: Right,
+    /// Since when a server has said that it is starting, if that is all that it has said; `None` while nothing was heard.
+    #[serde(default)]
+    pub starting_since: Option<Time>,
     /// When it first held the present agreed election.
     pub election_since: Option<Time>,
     /// How long the canary under way has been waiting, in milliseconds.

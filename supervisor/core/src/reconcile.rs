@@ -175,6 +175,26 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether what was agreed since has overtaken this act while it is under way. One that needs another server waits for
+    /// as long as that one hangs: it is not waited for, for its own server may be the one that the next reign needs.
+    #[must_use]
+    pub fn is_overtaken(&self, agreed: &ClusterState) -> bool {
+        match self {
+            // To be sealed, or to follow somebody else.
+            Self::StartStandby { epoch, .. } => {
+                agreed.epoch > *epoch || agreed.election.as_ref().is_some_and(|election| election.epoch > *epoch)
+            }
+            // A copy of the primary that goes on under a later epoch is as good.
+            Self::Clone { upstream, .. } | Self::Rewind { upstream, .. } => {
+                let reign = agreed.reign_in_force().filter(|reign| reign.promotion.is_some());
+                reign.is_some_and(|reign| reign.primary != upstream.key)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The answer of [`reconcile`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
@@ -253,7 +273,7 @@ pub fn reconcile(agreed: &ClusterState, local: &Local, now: Time) -> Plan {
     let plan = if reign.primary.member == local.me {
         primary::reign(agreed, reign, member, local, now)
     } else {
-        standby::follow(agreed, reign, member, local)
+        standby::follow(agreed, reign, member, local, now)
     };
     // Any other number than the one carried out: a member that left and joined again is counted from 1 anew.
     let asked = member.restart_request > 0 && member.restart_request != local.promise.restarted;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     command::Command,
-    testing::{World, agent::running, name},
+    testing::{World, agent::running, begin, name},
 };
 
 #[test]
@@ -92,4 +92,33 @@ fn a_starting_postgresql_counts_as_a_primary_unless_it_is_fenced() {
     assert!(runs_as_primary(&Local { fence_on_disk: false, ..starting }));
     assert!(runs_as_primary(&Local { postgres: running(false, 1), ..world.stopped(1) }));
     assert!(!runs_as_primary(&Local { postgres: running(true, 1), fence_on_disk: false, ..world.stopped(1) }));
+}
+
+/// History of the trials: the primary froze while the third member was being cloned from it. The copy never ended, and the
+/// successor waited for that member.
+#[test]
+fn an_act_that_needs_another_server_is_overtaken_by_the_next_reign() {
+    let mut world = World::serving(3, 1);
+    let upstream =
+        |world: &World, number: usize| Upstream { key: world.key(number), host: "h".to_owned(), port: 1, named: 0 };
+    let copies = |world: &World, number: usize| {
+        let (epoch, incarnation, upstream) = (Epoch(1), Incarnation(9), upstream(world, number));
+        let clone = Action::Clone { epoch, upstream: upstream.clone(), incarnation };
+        [clone, Action::Rewind { epoch, upstream, incarnation }]
+    };
+    let follows = Action::StartStandby { epoch: Epoch(1), following: Some((upstream(&world, 0), world.key(2))) };
+    let (of_old, of_new) = (copies(&world, 0), copies(&world, 1));
+    let overtaken = |world: &World, action: &Action| action.is_overtaken(world.cluster());
+    assert!(!overtaken(&world, &follows) && !of_old.iter().any(|copy| overtaken(&world, copy)));
+    // The election may find that its primary stands; but what starts behind it is to be sealed.
+    world.must(begin(2, ElectionKind::Failover));
+    assert!(overtaken(&world, &follows) && !of_old.iter().any(|copy| overtaken(&world, copy)));
+    let nobody = Action::StartStandby { epoch: Epoch(2), following: None };
+    assert!(!overtaken(&world, &nobody), "ordered by this election");
+    let mut world = World::serving(3, 1);
+    world.succeed(2, 1, &[1, 2], (1, 300));
+    assert!(!of_old.iter().any(|copy| overtaken(&world, copy)), "there is nobody else to copy yet");
+    world.promoted(2, 2, 300);
+    assert!(overtaken(&world, &follows) && of_old.iter().all(|copy| overtaken(&world, copy)));
+    assert!(!of_new.iter().any(|copy| overtaken(&world, copy)));
 }

@@ -444,6 +444,7 @@ fn local(agreed: &Agreed, name: &str, in_recovery: bool) -> Local {
         fence_on_disk: true,
         in_force: None,
         right: Right::default(),
+        starting_since: None,
         election_since: None,
         canary_waiting_ms: 0,
         standbys_enough_since: None,

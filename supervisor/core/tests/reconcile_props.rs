@@ -110,6 +110,7 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
         fence_on_disk: roll(2) == 0,
         in_force,
         right: Right { renewed_sent_at: rights[usize::from(roll(5))], canary_began_at: None },
+        starting_since: (roll(2) == 0).then(|| NOW.minus(u64::from(roll(255)) * 200)),
         election_since: Some(NOW.minus(u64::from(roll(255)) * 20)),
         canary_waiting_ms: if lsn.0.is_multiple_of(11) { 6_000 } else { 0 },
         standbys_enough_since: (lsn.0.is_multiple_of(3)).then_some(NOW.minus(8_000)),

@@ -198,6 +198,17 @@ impl Instance {
         options: &SpawnOptions,
         limit: Duration,
     ) -> Result<(Postmaster, Option<Readiness>), InstanceError> {
+        self.start_until(role, options, limit, std::future::pending()).await
+    }
+
+    /// As [`start`](Self::start); a standby is left to itself, as when `limit` is over, once `over` completes.
+    pub async fn start_until(
+        &self,
+        role: StartAs,
+        options: &SpawnOptions,
+        limit: Duration,
+        over: impl Future<Output = ()>,
+    ) -> Result<(Postmaster, Option<Readiness>), InstanceError> {
         create_dir_private(&self.layout.agent_dir)?;
         if self.layout.recovery_signal().exists() {
             // It would outlast a promotion, and the next start as a primary would ask for a restore_command.
@@ -216,7 +227,11 @@ impl Instance {
         };
         let options = self.placed(options.clone());
         let postmaster = Postmaster::spawn(&self.binaries, &self.layout, &options)?;
-        match self.wait_ready(&postmaster, limit).await {
+        let ready = tokio::select! {
+            ready = self.wait_ready(&postmaster, limit) => ready,
+            () = over, if role == StartAs::Standby => Err(InstanceError::Timeout { what: "readiness", limit }),
+        };
+        match ready {
             Ok(readiness) => {
                 if role == StartAs::Primary {
                     self.write_fence()?;

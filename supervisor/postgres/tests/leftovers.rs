@@ -10,6 +10,7 @@ use pgvigil_postgres::{
     position::PositionError,
     procfs,
     rewind::{RewindPlan, interrupted, rewind},
+    seal::SealedServer,
     stopped::{self, StoppedError},
 };
 
@@ -99,13 +100,14 @@ pg_test!(
         }
         let (control, before) = stopped::read(&a.instance).await.unwrap();
         assert_eq!(before.needs, Some((TimelineId(2), control.min_recovery_point)));
-        // It starts, finds too little, and is killed.
+        // It starts, finds too little, is left to itself as soon as its primary is another one, and sealed for that.
         let label = a.instance.layout.data_dir.join("backup_label");
-        let (binaries, layout) = (&a.instance.binaries, &a.instance.layout);
-        let postmaster = pgvigil_postgres::Postmaster::spawn(binaries, layout, &Default::default()).unwrap();
-        until("the label is taken up", async || !label.exists()).await;
-        a.instance.kill().await.unwrap();
-        drop(postmaster);
+        let taken = until("the label is taken up", async || !label.exists());
+        let started = a.instance.start_until(StartAs::Standby, &Default::default(), LIMIT, taken).await.unwrap();
+        assert_eq!(started.1, None, "it cannot be ready");
+        let sealed = a.seal().await;
+        assert!(matches!(sealed.server, SealedServer::Stopped(_)), "{sealed:?}");
+        drop(started);
         let (control, cut) = stopped::read(&a.instance).await.unwrap();
         assert!(control.copy_unrecovered, "{control:?}");
         assert_eq!((cut.end(), cut.needs), (before.end(), before.needs));

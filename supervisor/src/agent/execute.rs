@@ -52,10 +52,21 @@ pub async fn act(shared: &Arc<Shared>, action: Action) -> anyhow::Result<()> {
         Action::Prove { epoch, setting, version } => prove::prove(shared, epoch, &setting, version).await,
         Action::StartStandby { epoch, following } => standby::start(shared, epoch, following.as_ref()).await,
         Action::Follow { epoch, upstream, key } => standby::follow(shared, epoch, &upstream, &key).await,
-        Action::Rewind { epoch, upstream, incarnation } => remake::rewind(shared, epoch, &upstream, incarnation).await,
-        Action::Clone { epoch, upstream, incarnation } => remake::clone(shared, epoch, &upstream, incarnation).await,
+        Action::Rewind { epoch, ref upstream, incarnation } => {
+            remake::rewind(shared, epoch, upstream, incarnation, &action).await
+        }
+        Action::Clone { epoch, ref upstream, incarnation } => {
+            remake::clone(shared, epoch, upstream, incarnation, &action).await
+        }
         Action::Restart { request } => standby::restart(shared, request).await,
     }
+}
+
+/// Completes when what was agreed since has overtaken `action`, which is under way.
+async fn overtaken(shared: &Shared, action: &Action) {
+    let mut agreed = shared.agreed.subscribe();
+    // The sender lives as long as this agent.
+    let _ = agreed.wait_for(|agreed| agreed.as_ref().is_some_and(|agreed| action.is_overtaken(agreed))).await;
 }
 
 /// The act's name, for problems.

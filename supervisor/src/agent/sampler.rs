@@ -101,7 +101,10 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         *link = None;
         match Link::connect(&endpoint, "pgvigil sampler", "", LIMIT).await {
             Ok(fresh) => *link = Some((pid, fresh)),
-            Err(error) if error.is_starting() => return,
+            Err(error) if error.is_starting() => {
+                shared.lock().local.starting_since.get_or_insert_with(clock::now);
+                return;
+            }
             Err(error) => {
                 twin::look_at_receiver(shared, None);
                 way_in::shut_out(shared, &error);
@@ -304,6 +307,7 @@ pub fn watch(shared: &Arc<Shared>, postmaster: Postmaster) {
     {
         let mut inner = shared.lock();
         inner.local.postgres = LocalPostgres::Starting;
+        inner.local.starting_since = None;
         inner.stopping = false;
         inner.postmaster = Some(Arc::clone(&postmaster));
     }

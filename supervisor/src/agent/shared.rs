@@ -341,6 +341,7 @@ impl Shared {
             fence_on_disk: false,
             in_force: None,
             right: Right::default(),
+            starting_since: None,
             election_since: None,
             canary_waiting_ms: 0,
             standbys_enough_since: None,

@@ -44,8 +44,23 @@ fn confirm_guard(agreed: &ClusterState, reign: &Reign, seen: &Observations, deci
 
 /// How long after an appointment a directory that is to be made anew is left alone for the rules of older epochs to be closed,
 /// in milliseconds. Until then it may be evidence; afterwards it can be rewound, where before it could only be cloned beside
-/// what is there. Closing them may take this very member, so it does not wait for ever.
+/// what is there.
 const PATIENCE_MS: u64 = 3_000;
+
+/// Until when `name` waits to be made anew, if it does: only where others can close the older rules, so that no commit waits
+/// for it meanwhile.
+fn patient(agreed: &ClusterState, reign: &Reign, seen: &Observations, name: &MemberId, now: Time) -> Option<Time> {
+    let closed = reign.complete && agreed.rules.iter().all(|rule| rule.epoch >= reign.epoch);
+    let rule = agreed.newest_rule().filter(|_| !closed)?;
+    let appointed = seen.appointed_seen.filter(|(epoch, _)| *epoch == reign.epoch).map_or(now, |(_, at)| at);
+    let until = appointed.plus(PATIENCE_MS);
+    let heard = agreed.settings.suspect_ms + seen.starved_ms;
+    let able =
+        rule.setting.cohort.iter().filter(|key| {
+            key.member != *name && agreed.is_counted(key) && seen.fresh(&key.member, now, heard).is_some()
+        });
+    (now < until && able.count() as u64 >= u64::from(rule.setting.k)).then_some(until)
+}
 
 /// Allotted before the first byte is overwritten; only once a primary serves from which it can be made anew.
 fn new_incarnation(
@@ -70,15 +85,13 @@ fn new_incarnation(
             (report.incarnation.is_none() || report.incarnation == Some(member.incarnation)) && agreed.paused.is_none();
         report.needs_new_incarnation.clone().filter(|_| current && report.revision >= agreed.revision)
     });
-    let Some(why) = asked.or(given_up).or_else(|| own.clone()) else { return };
-    let closed = reign.complete && agreed.rules.iter().all(|rule| rule.epoch >= reign.epoch);
-    let appointed = seen.appointed_seen.filter(|(epoch, _)| *epoch == reign.epoch).map_or(now, |(_, at)| at);
-    let patient_until = appointed.plus(PATIENCE_MS);
-    if own.as_ref() == Some(&why) && !closed && now < patient_until {
+    let by_others = asked.or(given_up);
+    if let (None, Some(why), Some(until)) = (&by_others, &own, patient(agreed, reign, seen, name, now)) {
         decision.find("to-be-made-anew", format!("{name} is made anew as soon as the older rules are closed: {why}"));
-        decision.wake(patient_until);
+        decision.wake(until);
         return;
     }
+    let Some(why) = by_others.or(own) else { return };
     let command = Command::NewIncarnation { member: name.clone(), replaces: member.incarnation };
     decision.want(command, format!("{name} is made anew: {why}"), Vec::new());
 }

@@ -51,10 +51,25 @@ fn a_directory_waits_for_the_older_rules_to_be_closed_but_not_for_ever() {
         wanted.is_some_and(|wanted| matches!(wanted.command, Command::NewIncarnation { .. }))
     };
     assert!(!wants(&mut world));
+    assert!(world.look().wake_at.is_some());
     world.wait(PATIENCE_MS - 1);
     assert!(!wants(&mut world));
     world.wait(1);
     assert!(wants(&mut world));
+}
+
+/// Its commits wait for whoever is made anew: at once, then.
+#[test]
+fn a_directory_does_not_wait_for_rules_that_nobody_else_can_close() {
+    let mut world = World::serving(3, 1);
+    world.succeed(2, 1, &[1, 2], (1, 300));
+    world.promoted(2, 2, 300);
+    world.must(Command::Open { epoch: Epoch(2) });
+    world.hear_well(&[2]);
+    world.wait(world.cluster().settings.suspect_ms + 1);
+    world.hear_well(&[]);
+    world.hear(needs(&world, 0));
+    assert!(matches!(world.step().command, Command::NewIncarnation { .. }));
 }
 
 /// Its wish was computed from a state in which the directory may not have counted yet.

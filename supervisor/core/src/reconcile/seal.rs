@@ -9,6 +9,10 @@ use crate::{
     time::Time,
 };
 
+/// How long an election waits for a server that is starting, in milliseconds: most come up at once, and one that runs is of
+/// more use than one that was ended to be sealed.
+const STARTING_MS: u64 = 1_000;
+
 pub(super) fn for_election(
     agreed: &ClusterState,
     election: &Election,
@@ -26,8 +30,19 @@ pub(super) fn for_election(
     if let Some(why) = &local.directory.half_made {
         return Plan::wait("nothing-to-seal", why.clone());
     }
-    if let LocalPostgres::Starting | LocalPostgres::NoData | LocalPostgres::Adoptable(_) = local.postgres {
-        return Plan::wait("cannot-seal-yet", "PostgreSQL is starting or has no data");
+    match local.postgres {
+        LocalPostgres::NoData | LocalPostgres::Adoptable(_) => {
+            return Plan::wait("cannot-seal-yet", "there is no data of this cluster's");
+        }
+        // What lacks WAL of the primary that is gone never comes up, and its seal may be the one that is needed: the seal
+        // ends it then.
+        LocalPostgres::Starting => {
+            let until = local.election_since.unwrap_or(now).plus(STARTING_MS);
+            if now < until {
+                return Plan::wait("cannot-seal-yet", "PostgreSQL is starting").until(until);
+            }
+        }
+        _ => {}
     }
     let last_mine = agreed.reign().is_some_and(|reign| reign.primary.member == local.me);
     if last_mine && matches!(local.postgres, LocalPostgres::Stopped { .. }) && !local.fence_on_disk {

@@ -33,8 +33,22 @@ fn what_does_not_count_or_is_not_there_does_not_seal() {
     foreign.marker.as_mut().unwrap().incarnation = Incarnation(1);
     world.rests(&foreign, "nothing-to-seal");
     world.rests(&Local { marker: None, ..world.stopped(1) }, "nothing-to-seal");
-    world.rests(&Local { postgres: LocalPostgres::Starting, ..world.stopped(1) }, "cannot-seal-yet");
     world.rests(&Local { postgres: LocalPostgres::NoData, ..world.stopped(1) }, "cannot-seal-yet");
+}
+
+/// History of the trials (57): killed in its first recovery after a rewind, and then its primary died. What it lacked only
+/// that one had, so it never came up, and without its seal nobody could be appointed.
+#[test]
+fn a_server_that_does_not_come_up_is_sealed_all_the_same() {
+    let world = electing(ElectionKind::Failover);
+    let since = |ms: u64| Local {
+        postgres: LocalPostgres::Starting,
+        election_since: Some(world.now.minus(ms)),
+        ..world.stopped(1)
+    };
+    world.rests(&since(0), "cannot-seal-yet");
+    assert_eq!(world.plan(&since(STARTING_MS - 1)).wake_at, Some(world.now.plus(1)));
+    assert_eq!(world.acts(&since(STARTING_MS)), Action::Seal { epoch: Epoch(2) });
 }
 
 /// History A13: the fence is on disk before it is called dead, and before it seals.

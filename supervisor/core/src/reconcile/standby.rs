@@ -8,10 +8,14 @@ use crate::{
     lsn::Lsn,
     member::Member,
     reign::{Reign, Start},
+    time::Time,
     timeline::{Ancestor, TimelineHistory},
 };
 
-pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local) -> Plan {
+/// How long a server that starts behind an unknown upstream is left alone, in milliseconds.
+const STARTING_MS: u64 = 30_000;
+
+pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, now: Time) -> Plan {
     if reign.promotion.is_none() {
         return Plan::wait("waiting-for-primary", format!("{} is not promoted yet", reign.primary.member));
     }
@@ -34,7 +38,7 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
             Plan::act(Action::Clone { epoch: reign.epoch, upstream, incarnation: member.incarnation })
         }
         LocalPostgres::Adoptable(found) => adopt(agreed, member, found),
-        LocalPostgres::Starting => Plan::wait("starting", "PostgreSQL is starting"),
+        LocalPostgres::Starting if !is_replaced(agreed, local) => starting(reign, local, now),
         _ if !is_counted_directory(agreed, local) => remake(agreed, reign, member, local, upstream),
         LocalPostgres::Stopped { .. } if local.directory.ruined().is_some() => {
             Plan::remake(local.directory.ruined().unwrap_or_default())
@@ -68,6 +72,30 @@ pub(super) fn follow(agreed: &ClusterState, reign: &Reign, member: &Member, loca
         }
         _ => Plan::wait("not-a-standby", "PostgreSQL does not run as a standby"),
     }
+}
+
+/// A server that is not consistent yet answers nobody before it has the WAL that it lacks, and only its upstream has that.
+/// From one that is gone it would wait for good: it is sealed, which ends it, and started anew behind the present primary.
+fn starting(reign: &Reign, local: &Local, now: Time) -> Plan {
+    let wait = Plan::wait("starting", "PostgreSQL is starting");
+    let end = Plan::act(Action::ReadWalEnd { epoch: reign.epoch });
+    match local.in_force.as_ref().and_then(|in_force| in_force.upstream.as_ref()) {
+        Some(upstream) if *upstream == reign.primary => wait,
+        Some(_) => end,
+        // Of nobody; or pgvigil was restarted meanwhile and does not know: replay alone may take it there.
+        None => match local.starting_since.unwrap_or(now).plus(STARTING_MS) {
+            until if now < until => wait.until(until),
+            _ => end,
+        },
+    }
+}
+
+/// Whether the data directory is an older incarnation of this member's: what starts in it is of no use.
+fn is_replaced(agreed: &ClusterState, local: &Local) -> bool {
+    let counted = agreed.members.get(&local.me).map(|member| member.incarnation);
+    local.marker.as_ref().is_some_and(|marker| {
+        marker.cluster == agreed.id && marker.member == local.me && Some(marker.incarnation) < counted
+    })
 }
 
 fn adopt(agreed: &ClusterState, member: &Member, found: &crate::report::Adoptable) -> Plan {

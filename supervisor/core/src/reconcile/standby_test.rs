@@ -93,6 +93,42 @@ fn a_stopped_standby_is_started_only_with_wal_that_belongs() {
     remade(&world, &ends(stopped, 1, 301, 1));
 }
 
+/// History of the trials (57): killed in its first recovery after a rewind, a member waited for WAL that only a primary had
+/// which was dead by then, and nobody told it of the next one.
+#[test]
+fn a_server_that_waits_for_wal_of_another_primary_is_ended() {
+    let world = promoted();
+    let starts = |in_force: Option<InForce>, since: Option<Time>| Local {
+        postgres: LocalPostgres::Starting,
+        in_force,
+        starting_since: since,
+        ..world.stopped(2)
+    };
+    let following = world.standby(2).in_force.unwrap();
+    let long_ago = Some(world.now.minus(STARTING_MS));
+    // Under an older name too: it comes up, and changes over then.
+    world.rests(&starts(Some(InForce { epoch: Epoch(1), ..following.clone() }), long_ago), "starting");
+    let other = Some(InForce { epoch: Epoch(1), upstream: Some(world.key(0)), ..following.clone() });
+    assert_eq!(world.acts(&starts(other, None)), Action::ReadWalEnd { epoch: Epoch(2) });
+    let nobody = Some(InForce { upstream: None, ..following });
+    assert_eq!(world.acts(&starts(nobody.clone(), long_ago)), Action::ReadWalEnd { epoch: Epoch(2) });
+    let soon = world.plan(&starts(nobody.clone(), Some(world.now.minus(STARTING_MS - 1))));
+    assert_eq!((soon.action, soon.wake_at), (None, Some(world.now.plus(1))));
+    // It lets nobody in for another reason, for all that is known: it may serve.
+    world.rests(&starts(nobody, None), "starting");
+}
+
+/// It was never looked at: a directory that was given up was kept as long as its server was starting.
+#[test]
+fn a_server_that_starts_in_a_replaced_directory_is_no_reason_to_keep_it() {
+    let world = complete();
+    let mut local = Local { postgres: LocalPostgres::Starting, ..world.stopped(2) };
+    local.marker.as_mut().unwrap().incarnation = Incarnation(1);
+    assert!(matches!(world.acts(&local), Action::Clone { epoch: Epoch(2), .. }));
+    local.marker = None;
+    world.rests(&local, "starting");
+}
+
 /// Following somebody else, or under the names of another epoch, is not following.
 #[test]
 fn a_standby_of_another_reign_changes_over() {

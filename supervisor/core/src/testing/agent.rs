@@ -40,6 +40,7 @@ impl World {
             fence_on_disk: true,
             in_force: None,
             right: Right::default(),
+            starting_since: None,
             election_since: None,
             canary_waiting_ms: 0,
             standbys_enough_since: None,

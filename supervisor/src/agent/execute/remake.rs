@@ -2,7 +2,7 @@
 //! agreed before (history A9); the mark is written last, so that a half-made directory counts as nobody's.
 
 use super::{
-    found, instance, obey,
+    found, instance, obey, overtaken,
     seal::{locate, needs},
     settings,
 };
@@ -13,7 +13,7 @@ use pgvigil_core::{
     local::{Directory, Local, LocalPostgres},
     lsn::Lsn,
     position::Position,
-    reconcile::{Upstream, history_of, made_anew},
+    reconcile::{Action, Upstream, history_of, made_anew},
     report::DiscardedWal,
 };
 use pgvigil_postgres::{
@@ -72,17 +72,18 @@ pub async fn rewind(
     epoch: Epoch,
     upstream: &Upstream,
     incarnation: Incarnation,
+    action: &Action,
 ) -> anyhow::Result<()> {
     obey(shared, epoch)?;
     fault::reach("rewind:begin", Some(&shared.layout.data_dir)).await;
     let owner = shared.lock().local.wal_end.map(|(_, owner)| owner);
     if interrupted(&shared.layout)?.is_some() {
         // An earlier rewind did not end: what it left cannot be trusted.
-        return clone(shared, epoch, upstream, incarnation).await;
+        return clone(shared, epoch, upstream, incarnation, action).await;
     }
     let reigning = shared.agreed().and_then(|agreed| agreed.reign().map(|reign| reign.timeline));
     let (Some(fork), Some(timeline)) = (fork(shared, owner), reigning) else {
-        return clone(shared, epoch, upstream, incarnation).await;
+        return clone(shared, epoch, upstream, incarnation, action).await;
     };
     shared.lock().activity = Some(format!("rewinding to {fork}"));
     shared.lock().stopping = true;
@@ -100,6 +101,7 @@ pub async fn rewind(
     let rewound = tokio::select! {
         rewound = rewind_server(&instance, &plan, &mut progress) => rewound,
         () = over(shared, epoch) => bail!("epoch {epoch} is over; it was not rewound to {}", upstream.key),
+        () = overtaken(shared, action) => bail!("{} is the primary no more; the rewind to it was cut off", upstream.key),
     };
     let why = match rewound {
         Ok(rewound) => {
@@ -123,7 +125,7 @@ pub async fn rewind(
         Err(error) => format!("pg_rewind does not work here: {error}"),
     };
     tracing::warn!(member = %shared.me(), "{why}; cloning instead");
-    clone(shared, epoch, upstream, incarnation).await
+    clone(shared, epoch, upstream, incarnation, action).await
 }
 
 /// Completes when the reign of `epoch` is over, or an election has begun, while pg_rewind waits: the source may be another
@@ -154,6 +156,7 @@ pub async fn clone(
     epoch: Epoch,
     upstream: &Upstream,
     incarnation: Incarnation,
+    action: &Action,
 ) -> anyhow::Result<()> {
     obey(shared, epoch)?;
     fault::reach("clone:begin", Some(&shared.layout.data_dir)).await;
@@ -187,7 +190,10 @@ pub async fn clone(
     };
     let reporter = Arc::clone(shared);
     let mut progress = move |line: &str| reporter.lock().activity = Some(format!("cloning: {}", line.trim()));
-    let kept = clone_server(&instance, &plan, &mut progress).await.context("the clone failed")?;
+    let kept = tokio::select! {
+        cloned = clone_server(&instance, &plan, &mut progress) => cloned.context("the clone failed")?,
+        () = overtaken(shared, action) => bail!("{} is the primary no more; the clone of it was cut off", upstream.key),
+    };
     if let Some(kept) = kept {
         tracing::info!(member = %shared.me(), "the old data directory is kept in {}", kept.display());
     }

@@ -1,12 +1,12 @@
 //! To be a standby: start, follow, restart.
 
-use super::{STATEMENT, instance, obey, settings, start_options};
+use super::{STATEMENT, instance, obey, overtaken, settings, start_options};
 use crate::agent::{in_force::Expected, peers, sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, MemberKey},
     local::InForce,
-    reconcile::{Upstream, history_of},
+    reconcile::{Action, Upstream, history_of},
 };
 use pgvigil_postgres::{
     Settings, StopMode, fault,
@@ -59,7 +59,10 @@ async fn launch(
         point_at(shared, &mut ours, epoch, upstream, key).await?;
     }
     shared.lock().activity = Some("starting as standby".to_owned());
-    let (postmaster, _) = instance(shared).start(StartAs::Standby, &options, START).await?;
+    let action = Action::StartStandby { epoch, following: following.cloned() };
+    let instance = instance(shared);
+    let started = instance.start_until(StartAs::Standby, &options, START, overtaken(shared, &action));
+    let (postmaster, _) = started.await?;
     sampler::watch(shared, postmaster);
     let mut inner = shared.lock();
     inner.pinned = timeline != RecoveryTimeline::Latest;

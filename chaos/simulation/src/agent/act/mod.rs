@@ -46,8 +46,12 @@ pub async fn act(c: &Ctx, action: Action) -> Result<(), Failed> {
         Action::Prove { epoch, setting, version } => prove::prove(c, epoch, &setting, version).await,
         Action::StartStandby { epoch, following } => standby::start(c, epoch, following.as_ref()).await,
         Action::Follow { epoch, upstream, key } => standby::follow(c, epoch, &upstream, &key).await,
-        Action::Rewind { epoch, upstream, incarnation } => remake::rewind(c, epoch, &upstream, incarnation).await,
-        Action::Clone { epoch, upstream, incarnation } => remake::clone(c, epoch, &upstream, incarnation).await,
+        Action::Rewind { epoch, ref upstream, incarnation } => {
+            remake::rewind(c, epoch, upstream, incarnation, &action).await
+        }
+        Action::Clone { epoch, ref upstream, incarnation } => {
+            remake::clone(c, epoch, upstream, incarnation, &action).await
+        }
         Action::Restart { request } => standby::restart(c, request).await,
     }
 }
@@ -141,7 +145,7 @@ async fn seal_on_disk(c: &Ctx, conf: Conf) {
 }
 
 /// Waits until a start has come to an end: ready, dead, or the time is over.
-async fn wait_ready(c: &Ctx, limit_ms: u64) -> bool {
+async fn wait_ready(c: &Ctx, limit_ms: u64, over: impl Fn() -> bool) -> bool {
     let deadline = c.now().plus(limit_ms);
     loop {
         if !c.w.server_runs(c.h) {
@@ -150,7 +154,7 @@ async fn wait_ready(c: &Ctx, limit_ms: u64) -> bool {
         if c.w.hosts[c.h].pg.borrow().ready && !c.w.exec.is_frozen(World::postgres_process(c.h)) {
             return true;
         }
-        if c.now() >= deadline {
+        if c.now() >= deadline || over() {
             return false;
         }
         c.w.pause(3_000, 5_000).await;

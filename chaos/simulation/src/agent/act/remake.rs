@@ -13,19 +13,25 @@ use pgvigil_core::{
     id::{Epoch, Incarnation, TimelineId},
     local::{LocalPostgres, Marker},
     lsn::Lsn,
-    reconcile::{Upstream, history_of},
+    reconcile::{Action, Upstream, history_of},
     report::DiscardedWal,
 };
 use std::rc::Rc;
 
 /// By pg_rewind; by a clone if that does not work.
-pub async fn rewind(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Incarnation) -> Result<(), Failed> {
+pub async fn rewind(
+    c: &Ctx,
+    epoch: Epoch,
+    upstream: &Upstream,
+    incarnation: Incarnation,
+    action: &Action,
+) -> Result<(), Failed> {
     obey(c, epoch).await?;
     let interrupted = c.w.with_data(c.h, |data| data.interrupted).unwrap_or(true);
     let from = c.w.host_of(&upstream.key.member).ok_or("no such host")?;
     if interrupted {
         c.w.cover.hit("remake", "rewind-interrupted");
-        return clone(c, epoch, upstream, incarnation).await;
+        return clone(c, epoch, upstream, incarnation, action).await;
     }
     c.a.inner.borrow_mut().stopping = true;
     seal_on_disk(c, Conf::sealed()).await;
@@ -34,9 +40,9 @@ pub async fn rewind(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Inc
     keep_aside(c);
     c.w.with_data(c.h, |data| data.interrupted = true);
     c.step("rewind.begun").await;
-    let Some(copied) = copy(c, from, false).await else {
+    let Some(copied) = copy(c, from, false, action).await else {
         c.w.cover.hit("remake", "rewind-failed");
-        return clone(c, epoch, upstream, incarnation).await;
+        return clone(c, epoch, upstream, incarnation, action).await;
     };
     place(c, &copied);
     c.step("rewind.copied").await;
@@ -45,7 +51,13 @@ pub async fn rewind(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Inc
 }
 
 /// By pg_basebackup into a new directory.
-pub async fn clone(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Incarnation) -> Result<(), Failed> {
+pub async fn clone(
+    c: &Ctx,
+    epoch: Epoch,
+    upstream: &Upstream,
+    incarnation: Incarnation,
+    action: &Action,
+) -> Result<(), Failed> {
     obey(c, epoch).await?;
     c.a.inner.borrow_mut().stopping = true;
     let from = c.w.host_of(&upstream.key.member).ok_or("no such host")?;
@@ -57,7 +69,7 @@ pub async fn clone(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Inca
         keep_aside(c);
     }
     c.step("clone.begun").await;
-    let copied = copy(c, from, true).await.ok_or("the clone failed")?;
+    let copied = copy(c, from, true, action).await.ok_or("the clone failed")?;
     if c.w.server_runs(c.h) {
         return Err("the old data directory is in use".to_owned());
     }
@@ -68,7 +80,7 @@ pub async fn clone(c: &Ctx, epoch: Epoch, upstream: &Upstream, incarnation: Inca
 }
 
 /// What a copy of the source's directory holds at its end: the source's WAL and the source's mark.
-async fn copy(c: &Ctx, from: usize, backup: bool) -> Option<DataDir> {
+async fn copy(c: &Ctx, from: usize, backup: bool, action: &Action) -> Option<DataDir> {
     let pid = c.w.hosts[from].pg.borrow().pid;
     let until = c.w.exec.now() + c.w.rng.range(50_000, if c.w.rng.chance(15) { 6_000_000 } else { 600_000 });
     loop {
@@ -77,6 +89,10 @@ async fn copy(c: &Ctx, from: usize, backup: bool) -> Option<DataDir> {
             pg.pid == pid && pg.pid != 0 && pg.ready && !pg.stopping && (backup || !pg.in_recovery)
         };
         if !alive || !c.w.reaches_both(c.h, from) {
+            return None;
+        }
+        if c.agreed().is_some_and(|agreed| action.is_overtaken(&agreed)) {
+            c.w.cover.hit("remake", "overtaken");
             return None;
         }
         if c.w.exec.now() >= until && !c.w.exec.is_frozen(World::postgres_process(from)) {

@@ -106,7 +106,7 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     c.step("start-primary.unfenced").await;
     let started = c.w.start_server(c.h);
     c.w.hosts[c.h].pg.borrow_mut().epoch = epoch.0;
-    let ready = started && wait_ready(c, limit).await;
+    let ready = started && wait_ready(c, limit, || false).await;
     c.w.with_data(c.h, |data| data.signal = true);
     if !ready {
         fence::now(c, 0, "it did not start as primary").await;

@@ -12,7 +12,7 @@ use pgvigil_core::{
     id::{Epoch, MemberKey, TimelineId},
     local::InForce,
     lsn::Lsn,
-    reconcile::{Upstream, history_of},
+    reconcile::{Action, Upstream, history_of},
 };
 
 const START_MS: u64 = 30_000;
@@ -39,7 +39,8 @@ async fn launch(c: &Ctx, epoch: Epoch, pinned: bool, following: Option<&(Upstrea
     if !c.w.start_server(c.h) {
         return Err("another postmaster works in the data directory".to_owned());
     }
-    wait_ready(c, START_MS).await;
+    let action = Action::StartStandby { epoch, following: following.cloned() };
+    wait_ready(c, START_MS, || c.agreed().is_some_and(|agreed| action.is_overtaken(&agreed))).await;
     if !c.w.server_runs(c.h) {
         return Err("it ended while starting".to_owned());
     }
