@@ -79,9 +79,9 @@ fn votes_that_are_not_flushed_are_found() {
     assert!(matches!(found, Some((_, "agreement" | "raft"))), "{found:?}");
 }
 
-/// A storm in which a leader lost power before its own disk had an entry that a follower had, came back, and led on in its old
+/// Storms in which a leader lost power before its own disk had an entry that a follower had, came back, and led on in its old
 /// term: another entry got the same log id.
-const LOST_BY_LEADERS: [u64; 1] = [6_000_320];
+const LOST_BY_LEADERS: [u64; 2] = [6_001_063, 6_002_069];
 
 #[test]
 fn a_restarted_leader_writes_no_other_entry_under_the_same_log_id() {
