@@ -155,7 +155,7 @@ impl Book {
         let input = planted.before_apply(&before, command);
         let mut state = State::default();
         state.clusters.insert(ClusterId::from(CLUSTER), input);
-        let result = match apply(&mut state, &proposal(command.clone())) {
+        let result = match apply(&mut state, &proposal(planted.command(command))) {
             Outcome::Agreed { .. } => {
                 let after = state.clusters.remove(&ClusterId::from(CLUSTER)).expect("apply removes no cluster");
                 let next = self.intern(planted.after_apply(&before, command, after));

@@ -72,6 +72,7 @@ fn report(model: &Durability, world: &World, agreed: &ClusterState, member: Memb
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
+        timelines: pgvigil_core::report::TimelinesReport::default(),
     })
 }
 
@@ -114,6 +115,7 @@ fn postgres(model: &Durability, world: &World, agreed: &ClusterState, member: Me
             shown_ago_ms: None,
             right_ms: 1,
             unasked_ms: None,
+            written_by_others: 0,
         })),
     }
 }

@@ -144,6 +144,7 @@ fn local(agreed: &ClusterState, branches: &[Branch], server: &Server, me: Member
         postgres,
         wal_end,
         directory: pgvigil_core::local::Directory::default(),
+        own_end: None,
         sealed: end
             .filter(|_| server.sealed != 0)
             .map(|(position, _)| SealedAt { epoch: Epoch(u64::from(server.sealed)), position }),

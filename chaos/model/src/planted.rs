@@ -103,6 +103,20 @@ impl Planted {
         }
     }
 
+    /// The command as `apply` without the protection would take it.
+    #[must_use]
+    pub fn command(self, command: &Command) -> Command {
+        let mut command = command.clone();
+        if self == Self::DivergedFollows
+            && let Command::Appoint { primary, seals, setting, .. } = &mut command
+            && let Some(own) = seals.iter().find(|seal| seal.key == *primary).map(|seal| seal.position)
+        {
+            // That a promotion's rule counts only whoever sealed and is not ahead is a second line behind this one.
+            setting.cohort.retain(|key| seals.iter().any(|seal| seal.key == *key && seal.position <= own));
+        }
+        command
+    }
+
     /// The agreed state as a core without the protection would see it.
     #[must_use]
     pub fn before_apply(self, agreed: &ClusterState, command: &Command) -> ClusterState {
@@ -151,6 +165,12 @@ impl Planted {
                     if let Some(old) = before.rules.iter().find(|old| old.epoch == rule.epoch) {
                         rule.setting.k = old.setting.k;
                     }
+                }
+            }
+            (Self::DivergedFollows, Command::Appoint { setting, .. }) => {
+                if let (Some(reign), Some(rule)) = (after.reigns.last_mut(), after.rules.last_mut()) {
+                    reign.setting.clone_from(setting);
+                    rule.setting.clone_from(setting);
                 }
             }
             (Self::OldRulesDropped, Command::Appoint { epoch, .. }) => after.rules.retain(|rule| rule.epoch >= *epoch),

@@ -92,6 +92,10 @@ pub enum Fault {
     Weaken(Target),
     /// The data directory is emptied.
     Wipe(Target),
+    /// Somebody asks a standby's PostgreSQL for a promotion.
+    PromoteByHand(Target),
+    /// The data directory is copied now; after a while the copy is put back.
+    PutBack(Target, u64),
     /// An operator wants a switchover, to that host or to anyone.
     Switchover(Option<usize>),
     /// An operator forces a failover, giving up nobody.
@@ -143,6 +147,8 @@ impl Fault {
             Self::ChangeByHand(_) => "change-by-hand",
             Self::Weaken(_) => "weaken",
             Self::Wipe(_) => "wipe",
+            Self::PromoteByHand(_) => "promote-by-hand",
+            Self::PutBack(..) => "put-back",
             Self::Switchover(_) => "switchover",
             Self::Force(_) => "force",
             Self::GiveUp(_) => "give-up",
@@ -182,6 +188,8 @@ pub const NAMES: &[&str] = &[
     "stranger-starts",
     "change-by-hand",
     "wipe",
+    "promote-by-hand",
+    "put-back",
     "switchover",
     "force",
     "give-up",

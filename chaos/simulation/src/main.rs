@@ -43,6 +43,9 @@ enum Verb {
         /// People take the rule out of force, beside the ordinary plan.
         #[arg(long)]
         hands: bool,
+        /// What people do to standbys, instead of the ordinary plan.
+        #[arg(long)]
+        standbys: bool,
         /// Also print what was reached.
         #[arg(long)]
         coverage: bool,
@@ -69,6 +72,9 @@ enum Verb {
         /// People take the rule out of force, beside the ordinary plan.
         #[arg(long)]
         hands: bool,
+        /// What people do to standbys, instead of the ordinary plan.
+        #[arg(long)]
+        standbys: bool,
     },
     /// Drop faults from a failing seed while it still fails.
     Shrink {
@@ -83,6 +89,9 @@ enum Verb {
         /// People take the rule out of force, beside the ordinary plan.
         #[arg(long)]
         hands: bool,
+        /// What people do to standbys, instead of the ordinary plan.
+        #[arg(long)]
+        standbys: bool,
     },
     /// Put every bug back on purpose, and say how many seeds it takes to find it.
     Planted {
@@ -96,22 +105,30 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (json, raft) = (arguments.json, arguments.raft);
     match arguments.command {
-        Verb::Run { seeds, first, planted, storm, hands, coverage, all } => {
-            many(first, seeds, &Options { planted, storm, hands, raft, ..Options::default() }, coverage, all, json)
+        Verb::Run { seeds, first, planted, storm, hands, standbys, coverage, all } => many(
+            first,
+            seeds,
+            &Options { planted, storm, hands, standbys, raft, ..Options::default() },
+            coverage,
+            all,
+            json,
+        ),
+        Verb::Seed { seed, trace, keep, planted, storm, hands, standbys } => {
+            match keep.as_deref().map(numbers).transpose() {
+                Ok(keep) => {
+                    let outcome =
+                        run(seed, &Options { planted, keep, storm, hands, standbys, raft, trace, record: false });
+                    show(&outcome, json);
+                    code(outcome.violation.is_none())
+                }
+                Err(error) => {
+                    eprintln!("--keep: {error}; expected numbers such as 3,7,9 or none");
+                    ExitCode::from(2)
+                }
+            }
         }
-        Verb::Seed { seed, trace, keep, planted, storm, hands } => match keep.as_deref().map(numbers).transpose() {
-            Ok(keep) => {
-                let outcome = run(seed, &Options { planted, keep, storm, hands, raft, trace, record: false });
-                show(&outcome, json);
-                code(outcome.violation.is_none())
-            }
-            Err(error) => {
-                eprintln!("--keep: {error}; expected numbers such as 3,7,9 or none");
-                ExitCode::from(2)
-            }
-        },
-        Verb::Shrink { seed, planted, storm, hands } => {
-            shrunk(seed, &Options { planted, storm, hands, raft, ..Options::default() }, json)
+        Verb::Shrink { seed, planted, storm, hands, standbys } => {
+            shrunk(seed, &Options { planted, storm, hands, standbys, raft, ..Options::default() }, json)
         }
         Verb::Planted { seeds } => bugs(seeds, raft, json),
     }

@@ -3,9 +3,11 @@
 //! The list is data, so that a failing one can be shrunk: faults are dropped from it while it still fails.
 
 mod hands;
+mod standbys;
 mod storm;
 
 pub use hands::hands;
+pub use standbys::standbys;
 pub use storm::storm;
 
 use crate::{

@@ -50,6 +50,10 @@ pub enum Planted {
     LeaderRestored,
     /// The leader never has agreed what agents saw against their rule. Takes people's hands (`--hands`).
     EvidenceNotAgreed,
+    /// WAL is taken for an agreed timeline's by its number. With `--standbys` only.
+    TimelineByNumber,
+    /// What was seen flushed is not remembered: a directory that came back old is believed. With `--standbys` only.
+    FlushNotRemembered,
     /// The right of a server that ended by itself is never taken back: its guard is never disarmed. Breaks liveness only.
     RightOutlivesItsServer,
 }

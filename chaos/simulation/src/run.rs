@@ -5,7 +5,7 @@ use crate::{
     check::Violation,
     coverage::Counts,
     fault::{self, Fault, operator},
-    plan::{Scenario, hands, plan_for, storm},
+    plan::{Scenario, hands, plan_for, standbys, storm},
     planted::Planted,
     raft::{self, Entered},
     world::{Event, W, World},
@@ -66,6 +66,8 @@ pub struct Options {
     pub storm: bool,
     /// People's hands beside the ordinary plan; see [`crate::plan::hands`].
     pub hands: bool,
+    /// What people do to standbys, instead of the ordinary plan; see [`crate::plan::standbys`].
+    pub standbys: bool,
     /// What agrees on the log.
     pub raft: raft::Kind,
     /// Print the trace.
@@ -81,6 +83,7 @@ pub fn scenario(seed: u64, options: &Options) -> Scenario {
     let storms = options.storm || options.planted == Some(Planted::NoConfirmation);
     let mut scenario = match () {
         () if options.hands => hands(seed),
+        () if options.standbys => standbys(seed),
         () if storms => storm(seed),
         () => plan_for(seed, options.planted),
     };
@@ -330,6 +333,9 @@ pub fn replay_command(seed: u64, options: &Options) -> String {
     }
     if options.hands {
         command += " --hands";
+    }
+    if options.standbys {
+        command += " --standbys";
     }
     if options.raft == raft::Kind::Openraft {
         command += " --raft openraft";

@@ -12,7 +12,7 @@ use crate::{
     plan::Scenario,
     planted::Planted,
     postgres::{
-        data::Disk,
+        data::{DataDir, Disk},
         server::{Pg, PgEvent},
         wal::Tree,
     },
@@ -88,6 +88,8 @@ pub struct Host {
     pub powered: Cell<bool>,
     /// Its disk.
     pub disk: RefCell<Disk>,
+    /// A copy of its data directory.
+    pub copy: RefCell<Option<DataDir>>,
     /// Its PostgreSQL.
     pub pg: RefCell<Pg>,
     /// Its agent, while the process runs.
@@ -331,6 +333,7 @@ impl Host {
             clock_ppm: plan.clock_ppm,
             powered: Cell::new(true),
             disk: RefCell::default(),
+            copy: RefCell::default(),
             pg: RefCell::default(),
             agent: RefCell::default(),
             controller: RefCell::default(),

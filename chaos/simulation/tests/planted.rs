@@ -46,3 +46,14 @@ fn a_failing_seed_shrinks_and_still_fails() {
     let without = run(seed, &Options { keep: Some(std::collections::BTreeSet::new()), ..options });
     assert!(keep.is_empty() || without.violation.is_none(), "the faults that were kept are needed");
 }
+
+/// Reviews F13 and F14: numbers of timelines that people take, and directories that come back old.
+#[test]
+fn what_people_do_to_standbys_is_survived_by_content_and_by_memory() {
+    // One seed in some hundreds shows the former; these are known to.
+    for (planted, mut seeds) in [(Planted::TimelineByNumber, 361..=460), (Planted::FlushNotRemembered, 1..=100)] {
+        let options = Options { standbys: true, planted: Some(planted), ..Options::default() };
+        let lost = |seed| run(seed, &options).violation.is_some_and(|violation| violation.property == "S1");
+        assert!(seeds.any(lost), "{planted:?}");
+    }
+}

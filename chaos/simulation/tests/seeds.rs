@@ -10,6 +10,8 @@ use pgvigil_simulation::{
 };
 
 const SEEDS: u64 = 500;
+/// Of what people do to standbys.
+const STANDBYS: u64 = 100;
 
 /// What `Command::name` says of every command.
 const COMMANDS: &[&str] = &[
@@ -37,6 +39,9 @@ const COMMANDS: &[&str] = &[
     "catch-up",
     "note",
     "note-unproven",
+    "note-timeline",
+    "note-promoted-by-hand",
+    "note-flushed",
 ];
 
 /// The findings of `decide` that a run can reach. Not among them: `unusable`, `unexpected`, `two-primaries`,
@@ -96,6 +101,14 @@ fn every_seed_holds_and_together_they_reach_everything() {
             failed.push(format!("{violation:?}\n    {}", replay_command(seed, &Options::default())));
         }
     }
+    for seed in 1..=STANDBYS {
+        let options = Options { standbys: true, ..Options::default() };
+        let outcome = run(seed, &options);
+        coverage::add(&mut counts, &outcome.coverage);
+        if let Some(violation) = outcome.violation {
+            failed.push(format!("{violation:?}\n    {}", replay_command(seed, &options)));
+        }
+    }
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     let mut never = missing(&counts, "fault", fault::NAMES);
     never.extend(missing(&counts, "action", act::NAMES));
@@ -105,6 +118,8 @@ fn every_seed_holds_and_together_they_reach_everything() {
     never.extend(missing(&counts, "struck", fault::STEPS));
     never.extend(missing(&counts, "election", &["failover", "switchover", "forced", "renewal"]));
     never.extend(missing(&counts, "appointed", &["Promote", "Continue"]));
+    never.extend(missing(&counts, "seal", &["astray"]));
+    never.extend(missing(&counts, "fault", &["was-put-back"]));
     never.extend(missing(&counts, "raft", &["stale-leader-stood-down", "not-confirmed", "not-agreed-in-time"]));
     assert!(never.is_empty(), "never reached: {}", never.join(", "));
 }

@@ -54,6 +54,8 @@ pub enum Fault {
     ReplayPaused(u64),
     /// A session on that member locks every table that pgvigil ever kept in a database.
     Locked(u64),
+    /// Somebody promotes that member by hand.
+    PromotedByHand(u64),
     /// The Raft leader moves to that node.
     Lead(u64),
     /// A planned change of primary.

@@ -141,6 +141,7 @@ pub fn strike(world: &mut World, fault: &Fault) -> Result<Undo, FaultError> {
             locked.map_err(failed)?;
             return Ok(Undo::Hold(holder));
         }
+        Fault::PromotedByHand(id) => statement(world, *id, "SELECT pg_promote(false)")?,
         Fault::Lead(id) => {
             // One that just moved by itself may refuse: the leader is not where it was.
             let _moved_already = world.cluster.run(&["voters", "lead", &id.to_string()])?;

@@ -32,6 +32,7 @@ impl Fault {
             Fault::CancelWaits(_) => "commit waits cancelled".to_owned(),
             Fault::ReplayPaused(_) => "replay paused".to_owned(),
             Fault::Locked(_) => "pgvigil's tables locked".to_owned(),
+            Fault::PromotedByHand(_) => "promoted by hand".to_owned(),
             Fault::Lead(_) => "Raft leader moved".to_owned(),
             Fault::Switchover(_) => "switchover".to_owned(),
             Fault::RestartAgent(_) => "pgvigil restarted".to_owned(),
@@ -76,6 +77,7 @@ impl Fault {
             Fault::DiskFull(id) | Fault::NoInodes(id) | Fault::DiskStall(id) => Some(*id),
             Fault::CancelWaits(id) | Fault::ReplayPaused(id) | Fault::Lead(id) | Fault::RestartAgent(id) => Some(*id),
             Fault::Locked(id) => Some(*id),
+            Fault::PromotedByHand(id) => Some(*id),
             Fault::PowerOff(hosts) | Fault::PowerLoss(hosts) if hosts.len() == 1 => hosts.first().copied(),
             _ => None,
         }
@@ -112,6 +114,7 @@ impl Fault {
             Fault::Weather(..) | Fault::WallClock(..) | Fault::Strobe(..) => false,
             Fault::RestartAgent(_) => hits,
             Fault::CancelWaits(_) | Fault::ReplayPaused(_) | Fault::Locked(_) | Fault::Lead(_) => false,
+            Fault::PromotedByHand(_) => false,
             Fault::BusyCores(_) => false,
         }
     }

@@ -1,7 +1,8 @@
 //! Every scenario, by name and number.
 
 use super::{
-    Needs, Scenario, Stage, Told, commits, conf, copied, crash, disk, freeze, network, planned, power, raft_store,
+    Needs, Scenario, Stage, Told, commits, conf, copied, crash, disk, freeze, hands, network, planned, power,
+    raft_store,
 };
 use crate::report::Bar;
 
@@ -210,6 +211,23 @@ pub fn scenarios() -> Vec<Scenario> {
         .beside(None)
         .often(),
         scenario(0, "alter-system", "the same with ALTER SYSTEM", Processes, conf::alter_system).beside(None),
+        scenario(
+            0,
+            "promoted-by-hand",
+            "a standby is promoted by hand; later the primary dies, and the next one",
+            Processes,
+            hands::promoted,
+        )
+        .beside(None)
+        .often(),
+        scenario(
+            0,
+            "promoted-by-hand-unseen",
+            "a standby that is cut off is promoted by hand and takes the number that the next primary is allotted",
+            Processes,
+            hands::promoted_unseen,
+        )
+        .beside(None),
         scenario(0, "busy-cores", "all cores have other work", Processes, disk::busy).beside(None),
     ]
 }

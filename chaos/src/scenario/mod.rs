@@ -11,6 +11,7 @@ mod copied;
 mod crash;
 mod disk;
 mod freeze;
+mod hands;
 mod list;
 mod network;
 mod planned;

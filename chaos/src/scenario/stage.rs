@@ -90,6 +90,8 @@ pub struct Stage<'a> {
     watch: Watch,
     under_way: Vec<UnderWay>,
     asked: Option<Duration>,
+    /// When the newest fault was about to begin or to end, until somebody waits for what comes of it.
+    turned_us: Option<u64>,
     say: &'a mut dyn FnMut(String),
     began: Instant,
 }
@@ -104,7 +106,18 @@ impl<'a> Stage<'a> {
     ) -> Stage<'a> {
         let watch = Watch::start(&world.cluster, load.origin_us());
         let random = StdRng::seed_from_u64(record.seed);
-        Stage { world, random, record, load, watch, under_way: Vec::new(), asked, say, began: Instant::now() }
+        Stage {
+            world,
+            random,
+            record,
+            load,
+            watch,
+            under_way: Vec::new(),
+            asked,
+            turned_us: None,
+            say,
+            began: Instant::now(),
+        }
     }
 
     /// A line for whoever looks on.
@@ -121,6 +134,7 @@ impl<'a> Stage<'a> {
     pub fn begin(&mut self, fault: Fault) -> Result<Handle, StoryError> {
         let primary = self.world.cluster.node_of(&self.seen_primary()).map_or(0, |node| node.id);
         let from_us = self.now();
+        self.turned_us = Some(from_us);
         let undo = strike(self.world, &fault)?;
         let handle = Handle(self.record.faults.len());
         self.say(fault.to_string());
@@ -141,6 +155,7 @@ impl<'a> Stage<'a> {
     pub fn end(&mut self, handle: Handle) -> Told {
         let Some(at) = self.under_way.iter().position(|under_way| under_way.handle == handle) else { return Ok(()) };
         let UnderWay { fault, undo, .. } = self.under_way.remove(at);
+        self.turned_us = Some(self.now());
         let ended = undo.end(self.world, &fault);
         self.record.faults[handle.0].until_us = Some(self.now());
         self.say(format!("over: {fault}"));
@@ -269,9 +284,11 @@ impl<'a> Stage<'a> {
 
     /// Waits until writes over connections made from now on are acknowledged.
     pub fn writes_resume(&mut self) -> Told {
-        let from = self.now();
+        // On a busy machine a client may be connected anew before a fault's last command has returned.
+        let now = self.now();
+        let turned = self.turned_us.take().unwrap_or(now);
         self.until("writes over new connections", LIMIT, |stage| {
-            let some = stage.count(|op| is_ack(op) && !op.direct && op.connected > from);
+            let some = stage.count(|op| is_ack(op) && !op.direct && op.connected > turned && op.began > now);
             Ok((some > 10).then_some(()))
         })?;
         self.say("writes have resumed");

@@ -8,6 +8,9 @@ mod evidence;
 mod members;
 mod requests;
 mod rules;
+mod seen;
+
+pub use seen::NUMBERS_MAX;
 
 use crate::{
     cluster::{ClusterState, FORMAT, REIGNS_MAX, State},
@@ -130,6 +133,11 @@ fn apply_to(cluster: &mut ClusterState, proposal: &Proposal) -> Applied {
         Command::CatchUp { epoch, order } => election::catch_up(cluster, *epoch, order),
         Command::NoteUnproven { epoch, found, shown } => evidence::note(cluster, *epoch, found, *shown),
         Command::Note { incident, text } => requests::note(cluster, *incident, text),
+        Command::NoteTimeline { timeline } => seen::timeline(cluster, *timeline),
+        Command::NotePromotedByHand { key, found, kept_in } => {
+            seen::promoted_by_hand(cluster, key, found, kept_in.as_ref())
+        }
+        Command::NoteFlushed { flushed } => seen::flushed(cluster, flushed),
     }
 }
 

@@ -4,7 +4,9 @@ use crate::{
     id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, NodeId, Revision, RuleVersion, TimelineId},
     lsn::Lsn,
     member::MemberSpec,
+    position::Position,
     reign::{CatchUp, ElectionKind, Promotion, Seal, Start},
+    report::ByHand,
     rpo::{Shown, Unproven},
     rule::Setting,
     settings::Settings,
@@ -251,6 +253,25 @@ pub enum Command {
         /// What.
         text: String,
     },
+    /// A member was seen to hold a timeline of a number that was not allotted: it is taken for good.
+    NoteTimeline {
+        /// The number.
+        timeline: TimelineId,
+    },
+    /// A member was promoted by hand, or what it wrote since is now kept aside.
+    NotePromotedByHand {
+        /// Who.
+        key: MemberKey,
+        /// What its disk shows.
+        found: ByHand,
+        /// Where its WAL is kept.
+        kept_in: Option<String>,
+    },
+    /// What members were seen to have flushed: remembered for the next leader, before which a directory may come back old.
+    NoteFlushed {
+        /// Each a record's end.
+        flushed: Vec<(MemberKey, Position)>,
+    },
 }
 
 impl Command {
@@ -284,6 +305,9 @@ impl Command {
             Self::NoteUnproven { .. } => "note-unproven",
             Self::RememberStore { .. } => "remember-store",
             Self::Note { .. } => "note",
+            Self::NoteTimeline { .. } => "note-timeline",
+            Self::NotePromotedByHand { .. } => "note-promoted-by-hand",
+            Self::NoteFlushed { .. } => "note-flushed",
         }
     }
 }

@@ -13,11 +13,13 @@ mod housekeeping;
 mod reign;
 mod requests;
 mod rules;
+mod seen;
 mod twin;
 
 pub use braked::fruitless;
 pub use candidate::{Ineligible, may_take_over};
 pub use health::{Verdict, primary_health};
+pub use seen::describe as describe_hand_promotion;
 
 use crate::{cluster::ClusterState, command::Command, observation::Observations, time::Time};
 use serde::{Deserialize, Serialize};
@@ -79,17 +81,31 @@ impl Decision {
 /// `agreed` must be the leader's newest applied state, and the caller must propose the command with that state's
 /// revision. Keeps S5: silence before `seen.since` is no evidence.
 pub fn decide(agreed: &ClusterState, seen: &Observations, now: Time) -> Decision {
+    let mut decision = look(agreed, seen, now);
+    // The same evidence at the same moment says the same: a moment that has passed wakes nobody.
+    decision.wake_at = decision.wake_at.filter(|at| *at > now);
+    decision
+}
+
+fn look(agreed: &ClusterState, seen: &Observations, now: Time) -> Decision {
     let mut decision = Decision::default();
     let Some(reign) = agreed.reign() else {
         bootstrap::decide(agreed, seen, now, &mut decision);
         return decision;
     };
+    seen::timelines(agreed, seen, &mut decision);
+    if decision.is_made() {
+        return decision;
+    }
     if agreed.election.is_some() {
         // A promotion that ended just as the election began is a fact on which its seal, or its standing, may depend.
         reign::record_finished(reign, seen, &mut decision);
         if !decision.is_made() {
             // Before the appointment: with it the verdict follows.
             evidence::note(agreed, reign, seen, now, &mut decision);
+        }
+        if !decision.is_made() {
+            seen::flushed(agreed, seen, now, &mut decision);
         }
         if !decision.is_made() {
             election::decide(agreed, seen, now, &mut decision);

@@ -20,6 +20,7 @@ pub mod id;
 pub mod incident;
 pub mod invariant;
 pub mod lease;
+pub mod lineage;
 pub mod listening;
 pub mod local;
 pub mod lsn;

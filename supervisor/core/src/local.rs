@@ -3,6 +3,7 @@
 use crate::{
     id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, RuleVersion, TimelineId},
     lease::Right,
+    lineage::OwnEnd,
     lsn::Lsn,
     position::Position,
     reign::Promotion,
@@ -145,6 +146,9 @@ pub struct Local {
     /// What is not as it should be with the data directory.
     #[serde(default)]
     pub directory: Directory,
+    /// The same in the server's own words, when it lay on no agreed timeline as of the state under which it was read.
+    #[serde(default)]
+    pub own_end: Option<OwnEnd>,
     /// Its seal.
     pub sealed: Option<SealedAt>,
     /// `standby.signal` is in place, fsynced, and no primary was seen to run since: whatever starts here is a standby.

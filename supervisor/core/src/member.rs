@@ -3,6 +3,7 @@
 use crate::{
     id::{Incarnation, MemberId, MemberKey, NodeId},
     position::Position,
+    report::ByHand,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -79,6 +80,20 @@ pub struct Member {
     pub named: u64,
     /// The member is to leave: no rule takes it in, and it is forgotten once no open rule names it.
     pub leaving: bool,
+    /// The newest promotion of it that pgvigil did not order.
+    #[serde(default)]
+    pub promoted_by_hand: Option<HandPromotion>,
+}
+
+/// A member was promoted by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandPromotion {
+    /// Which of its data directories was.
+    pub incarnation: Incarnation,
+    /// What its disk shows.
+    pub found: ByHand,
+    /// The directory, on its host, where the WAL that it wrote since is kept, once it is.
+    pub kept_in: Option<String>,
 }
 
 impl Member {

@@ -3,8 +3,9 @@
 use crate::{
     cluster::ClusterState,
     command::Command,
-    id::{ClusterId, Epoch, MemberId, NodeId},
+    id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, NodeId},
     member::Tier,
+    position::Position,
     report::{PostgresReport, Report},
     rpo::Unproven,
     settings::Settings,
@@ -65,6 +66,17 @@ pub struct Observations {
     /// What is known of the connections under each member's name.
     #[serde(default)]
     pub sights: BTreeMap<MemberId, Sight>,
+    /// What the primary's walsenders have shown each counted incarnation to have flushed, on the reign's own timeline, and
+    /// the primary itself before them: each a record's end.
+    #[serde(default)]
+    pub flushed: BTreeMap<MemberId, (Incarnation, Position)>,
+    /// What the primary says that others than its canary have written: in which epoch, how much, and how much it was when
+    /// what is agreed last covered `flushed`.
+    #[serde(default)]
+    pub written: Option<(Epoch, u64, Option<u64>)>,
+    /// Since when `flushed` holds more than is agreed.
+    #[serde(default)]
+    pub unnoted_since: Option<Time>,
     /// Cluster names for which this leader's configuration asks creation.
     pub wanted_clusters: BTreeSet<ClusterId>,
 }
@@ -125,6 +137,7 @@ impl Observations {
         if let Some(agreed) = agreed {
             twin::look(agreed, self, at);
             self.note_senders(agreed, &member, at);
+            self.note_flushed(agreed, &member);
         }
     }
 
@@ -170,6 +183,63 @@ impl Observations {
         }
     }
 
+    /// A walsender tells of positions without timelines, and a walreceiver's begins where its replay is (histories A3, A6):
+    /// only beyond the end of recovery are they surely of the reign's timeline.
+    fn note_flushed(&mut self, agreed: &ClusterState, member: &MemberId) {
+        let Some(Seen { report: Report { postgres: PostgresReport::Primary(primary), incarnation, .. }, .. }) =
+            self.reports.get(member)
+        else {
+            return;
+        };
+        let Some(reign) = agreed.reign().filter(|reign| reign.epoch == primary.epoch) else { return };
+        let (Some(promotion), Some(began)) = (reign.promotion, agreed.epoch_of_timeline(reign.timeline)) else {
+            return;
+        };
+        if primary.timeline != reign.timeline || *incarnation != Some(reign.primary.incarnation) {
+            return;
+        }
+        // What a copy under a member's name has flushed says nothing of that member.
+        let doubted = |member| agreed.members.get(member).is_some_and(|member| self.doubt(member).is_some());
+        let senders = primary.standbys.iter().filter(|sender| sender.streaming && agreed.is_counted(&sender.key));
+        let mut seen: Vec<_> = senders
+            .filter(|sender| !doubted(&sender.key.member))
+            .filter_map(|s| {
+                Some((s.key.clone(), s.flushed_record.filter(|at| *at <= s.flush_lsn && *at > promotion.end)?))
+            })
+            .collect();
+        // It sends only what it has flushed itself.
+        let own = seen.iter().map(|(_, at)| *at).max().map(|at| (reign.primary.clone(), at));
+        seen.extend(own);
+        let base = self.written.filter(|(epoch, ..)| *epoch == reign.epoch).and_then(|(.., base)| base);
+        self.written = Some((reign.epoch, primary.written_by_others, base));
+        for (key, lsn) in seen {
+            let position = Position::new(began, lsn);
+            let known = self.flushed.entry(key.member).or_insert((key.incarnation, position));
+            if known.0 != key.incarnation {
+                *known = (key.incarnation, position);
+            }
+            known.1 = known.1.max(position);
+        }
+    }
+
+    fn noted(&mut self) {
+        self.unnoted_since = None;
+        if let Some((_, written, base)) = &mut self.written {
+            *base = Some(*written);
+        }
+    }
+
+    /// What was seen flushed beyond what is agreed of the incarnations that count.
+    #[must_use]
+    pub fn unnoted(&self, agreed: &ClusterState) -> Vec<(MemberKey, Position)> {
+        let beyond = |(member, (incarnation, position)): (&MemberId, &(Incarnation, Position))| {
+            let known = agreed.members.get(member)?;
+            let newer = known.incarnation == *incarnation && known.proven < Some(*position);
+            newer.then(|| (known.key(), *position))
+        };
+        self.flushed.iter().filter_map(beyond).collect()
+    }
+
     /// Keeps the times from which patience counts; called before each decision.
     pub fn notice(&mut self, agreed: &ClusterState, now: Time) {
         fn first_seen(slot: &mut Option<(Epoch, Time)>, epoch: Option<Epoch>, now: Time) {
@@ -191,11 +261,20 @@ impl Observations {
         if self.stage.as_ref().is_none_or(|(epoch, _)| *epoch != agreed.epoch) {
             self.stage = Some((agreed.epoch, Stage::of(agreed, self, now)));
         }
+        if self.unnoted(agreed).is_empty() {
+            self.noted();
+        } else {
+            self.unnoted_since.get_or_insert(now);
+        }
     }
 
     /// Remembers, for an appointment that this leader is about to propose, when its sealed members last took WAL: no
-    /// canary of the old reign that was acknowledged can have begun later (history A15). Keeps S3.
+    /// canary of the old reign that was acknowledged can have begun later (history A15). Keeps S3. And of a note of what was
+    /// flushed, that the next one is to wait.
     pub fn appointing(&mut self, command: &Command) {
+        if let Command::NoteFlushed { .. } = command {
+            self.noted();
+        }
         let Command::Appoint { epoch, seals, .. } = command else { return };
         let quiet = seals.iter().filter_map(|seal| {
             let seen = self.reports.get(&seal.key.member)?;

@@ -7,12 +7,14 @@ mod primary;
 mod seal;
 mod standby;
 
-pub use standby::{history_of, made_anew};
+pub use crate::lineage::history_of;
+pub use standby::made_anew;
 
 use crate::{
     cluster::ClusterState,
     decide::Finding,
     id::{Epoch, Incarnation, MemberKey, RuleVersion, TimelineId},
+    lineage,
     local::{Local, LocalPostgres},
     reign::ElectionKind,
     rule::Setting,
@@ -288,6 +290,14 @@ pub fn reconcile(agreed: &ClusterState, local: &Local, now: Time) -> Plan {
         return Plan::wait("restart-waits", "the primary is restarted only after the pause");
     }
     Plan::act(Action::Restart { request: member.restart_request })
+}
+
+/// Reads where the WAL ends; unless that was read, and lies on no agreed timeline.
+pub(crate) fn read_end(agreed: &ClusterState, local: &Local, epoch: Epoch) -> Plan {
+    match lineage::astray(agreed, local) {
+        Some(astray) => Plan::wait("diverged", astray.why),
+        None => Plan::act(Action::ReadWalEnd { epoch }),
+    }
 }
 
 /// Whether this member's PostgreSQL runs (or may be starting) as a primary.

@@ -64,6 +64,10 @@ pub struct Reign {
     /// Until when its rule was shown in force, as the leader knew that noted it in the election that ended it.
     #[serde(default)]
     pub shown: Option<Shown>,
+    /// Its timeline's history file bears a mark of this epoch, made before anybody follows: another promotion at the same
+    /// place is told from it.
+    #[serde(default)]
+    pub marked: bool,
 }
 
 /// In what capacity a member sealed.

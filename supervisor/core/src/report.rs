@@ -9,7 +9,7 @@ use crate::{
     member::MemberSpec,
     reign::{Promotion, Seal},
     rpo::UnprovenReport,
-    time::Time,
+    time::{Time, WallTime},
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -70,6 +70,32 @@ pub struct Report {
     /// knows a moment of its own clock that was not after the sending of this report, however slow the network is.
     #[serde(default)]
     pub echo: Option<(LeaderClock, u64)>,
+    /// The timelines that it was seen to hold.
+    #[serde(default)]
+    pub timelines: TimelinesReport,
+}
+
+/// The timelines that a member was seen to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelinesReport {
+    /// The newest number that a history file of its own describes, mere reservations excluded, or its server is on; 0
+    /// where none was seen.
+    pub newest: TimelineId,
+    /// Its WAL ends on a timeline that nobody agreed on: it was promoted by hand.
+    pub by_hand: Option<ByHand>,
+}
+
+/// A promotion that pgvigil did not order, as its member's disk shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByHand {
+    /// The number that its timeline took.
+    pub timeline: TimelineId,
+    /// Which timeline it left, and where.
+    pub left: Option<(TimelineId, Lsn)>,
+    /// Where its WAL ends.
+    pub end: Lsn,
+    /// When its history file was written, by that host's clock; for people.
+    pub at: Option<WallTime>,
 }
 
 impl Report {
@@ -91,6 +117,9 @@ pub struct DiscardedWal {
     pub to: Lsn,
     /// The directory, on that member's host, where it is kept.
     pub kept_in: String,
+    /// It was written after a promotion by hand, and so belongs to no reign; `epoch` is then the one in which it was found.
+    #[serde(default)]
+    pub by_hand: bool,
 }
 
 /// A seal as its agent reports it.
@@ -251,6 +280,9 @@ pub struct PrimaryReport {
     /// For how long no session could be had: its standbys are not known then, and it has flushed at least `flush_lsn`.
     #[serde(default)]
     pub unasked_ms: Option<u64>,
+    /// Bytes of WAL that others than the canary were seen to write since it became primary; too many rather than too few.
+    #[serde(default)]
+    pub written_by_others: u64,
 }
 
 /// The agent's own small commit under the rule.

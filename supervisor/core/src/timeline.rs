@@ -1,6 +1,9 @@
 //! PostgreSQL's timeline history: which timeline owns which stretch of WAL.
 
-use crate::{id::TimelineId, lsn::Lsn};
+use crate::{
+    id::{Epoch, TimelineId},
+    lsn::Lsn,
+};
 use serde::{Deserialize, Serialize};
 
 /// One line of a history file: `timeline` was left at `end`.
@@ -10,6 +13,20 @@ pub struct Ancestor {
     pub timeline: TimelineId,
     /// Its switch point: the first byte that belongs to its child.
     pub end: Lsn,
+    /// The epoch in which that child began, as the line says itself: written there by the agent of the primary that was
+    /// promoted, so that no other promotion at the same place is taken for it. `None`: no such word stands there.
+    #[serde(default)]
+    pub mark: Option<Epoch>,
+}
+
+/// What stands before the epoch in a marked line.
+pub const MARK: &str = "pgvigil epoch ";
+
+/// The epoch in the text that follows the switch point of a line.
+fn mark_in(reason: &str) -> Option<Epoch> {
+    let (_, after) = reason.rsplit_once(MARK)?;
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().map(Epoch)
 }
 
 /// A timeline and its ancestors, oldest first: what `NNNNNNNN.history` says.
@@ -40,6 +57,13 @@ impl TimelineHistory {
         Self { timeline, ancestors: Vec::new() }
     }
 
+    /// The history of `timeline`, one of this one's ancestors (or itself), as this one tells it.
+    #[must_use]
+    pub fn cut(&self, timeline: TimelineId) -> Self {
+        let before = |ancestor: &&Ancestor| ancestor.timeline < timeline;
+        Self { timeline, ancestors: self.ancestors.iter().filter(before).copied().collect() }
+    }
+
     /// Parses the text of `timeline`'s history file. Undecodable lines are an error, never skipped.
     pub fn parse(timeline: TimelineId, text: &str) -> Result<Self, ParseHistoryError> {
         let mut ancestors: Vec<Ancestor> = Vec::new();
@@ -56,7 +80,7 @@ impl TimelineHistory {
                 .next()
                 .and_then(|field| field.parse().ok())
                 .ok_or_else(|| refuse("expected the LSN of the switch point"))?;
-            let ancestor = Ancestor { timeline: TimelineId(id), end };
+            let ancestor = Ancestor { timeline: TimelineId(id), end, mark: mark_in(bare) };
             if ancestors.last().is_some_and(|last| last.timeline >= ancestor.timeline || last.end > ancestor.end) {
                 return Err(refuse("timelines must rise and switch points must not fall"));
             }
@@ -112,6 +136,13 @@ mod tests {
         assert!(!history.contains(TimelineId(1), Lsn(0x300_0001)));
         assert!(!history.contains(TimelineId(2), Lsn(0x100_0000)));
         assert!(history.contains(TimelineId(5), Lsn(u64::MAX)));
+    }
+
+    #[test]
+    fn a_marked_line_tells_its_epoch_and_a_comment_does_not() {
+        let text = "1\t0/30\tno recovery target specified, pgvigil epoch 4\n2\t0/50\tx # pgvigil epoch 9\n";
+        let history = TimelineHistory::parse(TimelineId(5), text).unwrap();
+        assert_eq!(history.ancestors.iter().map(|a| a.mark).collect::<Vec<_>>(), [Some(Epoch(4)), None]);
     }
 
     #[test]

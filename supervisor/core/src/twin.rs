@@ -70,6 +70,8 @@ pub(crate) fn look(agreed: &ClusterState, seen: &mut Observations, now: Time) {
     let Some(reign) = agreed.reign() else { return };
     let limit = agreed.settings.suspect_ms + seen.starved_ms;
     let mut sights = std::mem::take(&mut seen.sights);
+    // What the primary says is so as of its report: a dead one's walsenders do not go on replying.
+    let as_of = seen.reports.get(&reign.primary.member).map_or(now, |report| report.at);
     if let Some(report) = seen.fresh(&reign.primary.member, now, limit)
         && let PostgresReport::Primary(primary) = &report.postgres
         && primary.epoch == reign.epoch
@@ -87,7 +89,7 @@ pub(crate) fn look(agreed: &ClusterState, seen: &mut Observations, now: Time) {
                 *sight = Sight { epoch: reign.epoch, named: member.named, renamed, ..Sight::default() };
             }
             let own = own_word(&sender.key.member, seen, now, limit);
-            judge(&agreed.settings, sender, &own, sight, now);
+            judge(&agreed.settings, sender, &own, sight, now, as_of);
         }
     }
     seen.sights = sights;
@@ -110,7 +112,7 @@ fn own_word<'a>(member: &MemberId, seen: &'a Observations, now: Time, limit: u64
     }
 }
 
-fn judge(settings: &Settings, sender: &SenderReport, own: &Own<'_>, sight: &mut Sight, now: Time) {
+fn judge(settings: &Settings, sender: &SenderReport, own: &Own<'_>, sight: &mut Sight, now: Time, as_of: Time) {
     if let Own::Says(Receiver::Connected(remote)) = own
         && sender.walsenders.iter().any(|row| row.from.as_ref() == Some(remote))
     {
@@ -121,10 +123,10 @@ fn judge(settings: &Settings, sender: &SenderReport, own: &Own<'_>, sight: &mut 
         sight.doubt = None;
         return;
     };
-    let connected = now.minus(found.row.age_ms);
+    let connected = as_of.minus(found.row.age_ms);
     let since = sight.doubt.as_ref().filter(|doubt| doubt.pid == found.row.pid).map_or(now, |doubt| doubt.since);
     // It must have replied since: one whose standby is gone only looks alive for a while.
-    let lasted = |patience| now.since(since) >= patience && found.row.quiet_ms + beat <= now.since(since);
+    let lasted = |patience| as_of.since(since) >= patience && found.row.quiet_ms + beat <= as_of.since(since);
     let sure = found.patience.is_none_or(lasted);
     let connected = sight.doubt.as_ref().map_or(connected, |doubt| doubt.connected.min(connected));
     sight.doubt = Some(Doubt { pid: found.row.pid, since, connected, text: found.text, sure });

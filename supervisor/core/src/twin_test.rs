@@ -73,6 +73,34 @@ fn two_that_both_reply_cost_the_name_its_place() {
     world.finds("rule-change");
 }
 
+/// A doubt about a primary that has died since stays as it was: the leader is not woken for it any more, let alone counts
+/// itself late for it, and deaf.
+#[test]
+fn a_doubt_that_outlives_the_primary_wakes_nobody() {
+    let mut world = serving();
+    world.hear(world.standby_report(2));
+    primary_sees(&mut world, vec![walsender(1, 60_000), copy(300)]);
+    for _ in 0..100 {
+        world.wait(100);
+        let _every_look_checks_when_it_wakes = world.look();
+    }
+}
+
+/// The primary's host dies, and the walreceivers notice: its last report, in which they stream, tells of no later moment.
+#[test]
+fn the_last_word_of_a_primary_that_died_costs_nobody_its_name() {
+    let mut world = serving();
+    primary_sees(&mut world, vec![walsender(1, 60_000)]);
+    for _ in 0..8 {
+        world.wait(98);
+        world.hear(world.standby_report(2));
+        standby_says(&mut world, Receiver::Absent);
+        world.idle();
+        let member = world.cluster().members[&name(1)].clone();
+        assert!(!world.seen.doubt(&member).is_some_and(|doubt| doubt.sure));
+    }
+}
+
 /// The walsender of a connection that broke lives on until its time-out; the member has come back beside it.
 #[test]
 fn one_that_came_back_beside_its_broken_connection_is_left_alone() {

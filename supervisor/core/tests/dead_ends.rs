@@ -139,6 +139,7 @@ impl Agreed {
             unproven: Vec::new(),
             shown_to_leader: None,
             echo: None,
+            timelines: pgvigil_core::report::TimelinesReport::default(),
         }
     }
 
@@ -177,6 +178,7 @@ impl Agreed {
             shown_ago_ms: None,
             right_ms: 1_000,
             unasked_ms: None,
+            written_by_others: 0,
         }))
     }
 
@@ -440,6 +442,7 @@ fn local(agreed: &Agreed, name: &str, in_recovery: bool) -> Local {
         }),
         wal_end: None,
         directory: pgvigil_core::local::Directory::default(),
+        own_end: None,
         sealed: None,
         fence_on_disk: true,
         in_force: None,

@@ -76,6 +76,7 @@ fn empty() -> Local {
         postgres: LocalPostgres::NoData,
         wal_end: None,
         directory: pgvigil_core::local::Directory::default(),
+        own_end: None,
         sealed: None,
         fence_on_disk: false,
         in_force: None,

@@ -106,6 +106,7 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
         postgres,
         wal_end,
         directory: pgvigil_core::local::Directory::default(),
+        own_end: None,
         sealed,
         fence_on_disk: roll(2) == 0,
         in_force,

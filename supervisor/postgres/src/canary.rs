@@ -10,6 +10,7 @@ use crate::{
     clock::boottime_ms,
     conf_text::literal,
     link::{Endpoint, Link, QueryError, parse},
+    wal_record::{LONG_HEADER, PAGE, SHORT_HEADER},
 };
 use pgvigil_core::lsn::Lsn;
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ pub enum Beat {
     Acknowledged {
         /// CLOCK_BOOTTIME milliseconds before its statement was sent: a right counts from here.
         began_ms: u64,
-        /// The flushed position right after the commit.
+        /// A record's end, at or past the commit's: what a standby's flushed position is measured against. A flushed
+        /// position would be no such place, for WAL is flushed page by page, too.
         lsn: Lsn,
         /// Its transaction id: when the next one has the next number, nobody else wrote in between.
         xid: u64,
@@ -158,20 +160,23 @@ async fn commit(link: &Link, key: &str) -> Result<Beat, CanaryError> {
         let (message, code) = (warning.message().to_owned(), warning.code().code().to_owned());
         return Err(CanaryError::Warning { message, code });
     }
-    let lsn = flushed(link, CONNECT).await?;
+    let lsn = end_of_records(link, CONNECT).await?;
     Ok(Beat::Acknowledged { began_ms, lsn, xid, took })
 }
 
-async fn flushed(link: &Link, limit: Duration) -> Result<Lsn, QueryError> {
-    const WHAT: &str = "read the flushed position";
-    parse(WHAT, &link.value(WHAT, "SELECT pg_current_wal_flush_lsn()", limit).await?)
+/// The end of the last record.
+async fn end_of_records(link: &Link, limit: Duration) -> Result<Lsn, QueryError> {
+    const WHAT: &str = "read the end of the last record";
+    let next: Lsn = parse(WHAT, &link.value(WHAT, "SELECT pg_current_wal_insert_lsn()", limit).await?)?;
+    // Where the next one begins: after a page's header, if the last one filled its page.
+    let in_page = next.0 % PAGE;
+    Ok(if matches!(in_page, SHORT_HEADER | LONG_HEADER) { Lsn(next.0 - in_page) } else { next })
 }
 
-/// Writes a marker (proof step D3b) without waiting for any standby, and returns M: a position at or past its end,
-/// flushed here. The caller then looks at what the walsenders report; the marker's own commit proves nothing
+/// Writes a marker (proof step D3b) without waiting for any standby, and returns M: a record's end at or past its own. The caller then looks at what the walsenders report; the marker's own commit proves nothing
 /// (history A2). On a primary only.
 pub async fn marker(endpoint: &Endpoint, limit: Duration) -> Result<Lsn, QueryError> {
     let link = Link::connect(endpoint, "marker", "-c synchronous_commit=local", limit).await?;
     link.execute("write the marker", &message("marker"), limit).await?;
-    flushed(&link, limit).await
+    end_of_records(&link, limit).await
 }

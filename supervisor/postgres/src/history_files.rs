@@ -21,9 +21,8 @@ use crate::{
     settings::RecoveryTimeline,
 };
 use pgvigil_core::{
-    id::TimelineId,
-    lsn::Lsn,
-    timeline::{ParseHistoryError, TimelineHistory},
+    id::{Epoch, TimelineId},
+    timeline::{MARK, ParseHistoryError, TimelineHistory},
 };
 use std::{
     fs,
@@ -174,23 +173,39 @@ pub fn clear_reservations(pg_wal: &Path, current: TimelineId) -> Result<(), Hist
     Ok(())
 }
 
-/// Removes history files above `current` that say nothing of `living`: reservations, and the file of a promotion that was
-/// cut off before its end-of-recovery record. A server that starts with `latest` would take the newest of them for its
-/// target: it would ask its upstream for a timeline that never was, or refuse to start for a reservation that stands for a
-/// living one. Returns them. The server must be stopped.
-pub fn remove_dead(
-    pg_wal: &Path,
-    current: TimelineId,
-    living: &TimelineHistory,
-) -> Result<Vec<TimelineId>, HistoryError> {
-    let mut dead = Vec::new();
-    for (timeline, reserved) in higher(pg_wal, current)? {
-        if reserved || !living.contains(timeline, Lsn::ZERO) {
-            remove_durable(&path(pg_wal, timeline))?;
-            dead.push(timeline);
-        }
+/// Removes every history file above `current`, for a server that is to follow: reservations, the file of a promotion that
+/// was cut off before its end-of-recovery record, or that of a promotion by hand, which names another timeline by the same
+/// number. A server that starts with `latest` would take the newest of them for its target, and a walreceiver fetches only
+/// the ones that are not there: those of its upstream it gets again. Returns them. The server must be stopped.
+pub fn remove_above(pg_wal: &Path, current: TimelineId) -> Result<Vec<TimelineId>, HistoryError> {
+    let mut removed = Vec::new();
+    for (timeline, _) in higher(pg_wal, current)? {
+        remove_durable(&path(pg_wal, timeline))?;
+        removed.push(timeline);
     }
-    Ok(dead)
+    Ok(removed)
+}
+
+/// Puts the mark of `epoch` on the last line of `timeline`'s history file, durably, so that no other promotion at the same
+/// place is taken for it: before anybody is told to follow, since a walreceiver fetches a file once. Idempotent.
+/// PostgreSQL takes what stands after the switch point for a comment and copies it into the files of later timelines.
+pub fn mark(pg_wal: &Path, timeline: TimelineId, epoch: Epoch) -> Result<(), HistoryError> {
+    let history = read(pg_wal, timeline)?;
+    if history.ancestors.last().is_none_or(|last| last.mark == Some(epoch)) {
+        return Ok(());
+    }
+    let text = text(pg_wal, timeline)?.unwrap_or_default();
+    let bare = text.trim_end_matches(['\n', ' ', '\t']);
+    write_atomic(&path(pg_wal, timeline), format!("{bare}, {MARK}{epoch}\n").as_bytes(), 0o600)?;
+    Ok(())
+}
+
+/// When `timeline`'s history file was last written, in milliseconds since 1970 by this host's clock, for people.
+#[must_use]
+pub fn written_at(pg_wal: &Path, timeline: TimelineId) -> Option<u64> {
+    let modified = fs::metadata(path(pg_wal, timeline)).and_then(|meta| meta.modified()).ok()?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
 }
 
 /// The timelines above `current` that a history file really describes: what recovery with `latest` may have taken for its
@@ -246,6 +261,7 @@ pub fn set_aside(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pgvigil_core::lsn::Lsn;
 
     /// A promotion to timeline 4 was cut off; the reign is on timeline 5, which left timeline 3.
     #[test]
@@ -254,10 +270,9 @@ mod tests {
         for (number, text) in [(3, "1\t0/A0\tx\n"), (4, "1\t0/A0\tx\n3\t0/B0\tx\n"), (6, RESERVED)] {
             fs::write(path(dir.path(), TimelineId(number)), text).unwrap();
         }
-        let living = TimelineHistory::parse(TimelineId(5), "1\t0/A0\tx\n3\t0/C0\tx\n").unwrap();
         // Reserved before anything was heard of the real one (found by the simulation).
         fs::write(path(dir.path(), TimelineId(5)), RESERVED).unwrap();
-        assert_eq!(remove_dead(dir.path(), TimelineId(3), &living).unwrap(), [4, 5, 6].map(TimelineId));
+        assert_eq!(remove_above(dir.path(), TimelineId(3)).unwrap(), [4, 5, 6].map(TimelineId));
         assert_eq!(all(dir.path()).unwrap(), [(TimelineId(3), false)]);
         assert_eq!(start_timeline(dir.path(), TimelineId(3)).unwrap(), RecoveryTimeline::Latest);
     }
@@ -306,6 +321,22 @@ mod tests {
         let moved = set_aside(&wal, &TimelineHistory::root(TimelineId(1)), 16 << 20, &aside).unwrap();
         assert_eq!(moved, ["000000020000000000000003"]);
         assert!(aside.join(&moved[0]).exists() && wal.join("00000002.history").exists());
+    }
+
+    #[test]
+    fn a_mark_is_put_on_the_last_line_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let two = "1\t0/3000000\tno recovery target specified\n\n2\t0/5000000\tno recovery target specified\n\n";
+        fs::write(path(dir.path(), TimelineId(3)), two).unwrap();
+        for _ in 0..2 {
+            mark(dir.path(), TimelineId(3), Epoch(7)).unwrap();
+            let history = read(dir.path(), TimelineId(3)).unwrap();
+            assert_eq!(history.ancestors.iter().map(|a| a.mark).collect::<Vec<_>>(), [None, Some(Epoch(7))]);
+            assert_eq!(history.ancestors.iter().map(|a| a.end.0).collect::<Vec<_>>(), [0x300_0000, 0x500_0000]);
+        }
+        let text = text(dir.path(), TimelineId(3)).unwrap().unwrap();
+        assert!(text.ends_with("\tno recovery target specified, pgvigil epoch 7\n"), "{text}");
+        assert!(written_at(dir.path(), TimelineId(3)).is_some_and(|at| at > 1 << 40));
     }
 
     #[test]

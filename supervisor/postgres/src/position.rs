@@ -71,6 +71,9 @@ pub struct DiskPosition {
     /// The directory is a copy (a clone, or what pg_rewind made) that was never recovered yet, and is of use only when it
     /// has replayed WAL up to here, which it does not have: it cannot be promoted, and follows only who has that WAL.
     pub needs: Option<(TimelineId, Lsn)>,
+    /// The owner's history by its own file. `line` may be a newer one's, received from elsewhere, which means another
+    /// timeline by the owner's number.
+    pub own: TimelineHistory,
 }
 
 impl PositionError {
@@ -173,7 +176,11 @@ fn best(pg_wal: &Path, format: WalFormat, known: Known, start: Start) -> Result<
             Ok(wal) => {
                 let better = best.as_ref().is_none_or(|best| (best.wal.owner, best.wal.end) < (wal.owner, wal.end));
                 if better {
-                    best = Some(DiskPosition { wal, line, needs: None });
+                    let own = match history_files::read(pg_wal, wal.owner) {
+                        Err(HistoryError::Absent { .. }) => line.cut(wal.owner),
+                        own => own?,
+                    };
+                    best = Some(DiskPosition { wal, line, own, needs: None });
                 }
             }
             // This line does not hold the start; another one may. An I/O error is no such thing.

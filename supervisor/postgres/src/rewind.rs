@@ -50,6 +50,18 @@ pub enum RewindError {
         /// The minimum recovery point found.
         reached: Lsn,
     },
+    /// pg_rewind would compare another timeline than the one that the WAL ends on: it would find nothing to do, or miss
+    /// what is to go.
+    #[error(
+        "its WAL ends on timeline {timeline}, and its control file, by which pg_rewind goes, is still on timeline {control}: \
+         it was promoted, and ended before its first checkpoint"
+    )]
+    BeforeCheckpoint {
+        /// Of the last byte.
+        timeline: TimelineId,
+        /// Of the control file.
+        control: TimelineId,
+    },
     /// pg_rewind failed. The data directory may be half overwritten: clone it anew.
     #[error("{tool}; the data directory is unusable and must be cloned anew")]
     Spoilt {
@@ -123,6 +135,10 @@ pub async fn rewind(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>)
     let kept = kept.await.map_err(|error| RewindError::Task(error.to_string()))??;
     if !clean {
         finish_recovery(instance, &position, plan.limit).await?;
+    }
+    let (timeline, control) = (position.timeline(), compared(instance).await?);
+    if control != timeline {
+        return Err(RewindError::BeforeCheckpoint { timeline, control });
     }
     rewound(instance, plan, position.end(), on_line).await?;
     Ok(Rewound { kept, position, recovered: !clean, took: started.elapsed() })
@@ -206,6 +222,14 @@ async fn recover(
             return Err(InstanceError::Died { exit, log: instance.log_tail(15) }.into());
         }
     }
+}
+
+/// The timeline that pg_rewind takes this server to be on: up to 15 that of its last checkpoint; from 16 on also how far its
+/// recovery came.
+async fn compared(instance: &Instance) -> Result<TimelineId, RewindError> {
+    let control = instance.control_file().await?;
+    let by_recovery = instance.binaries.version().major >= 16;
+    Ok(if by_recovery { control.timeline.max(control.min_recovery_timeline) } else { control.timeline })
 }
 
 /// Between two attempts while the source has not written its checkpoint.

@@ -17,8 +17,10 @@ use std::{
 
 /// Bytes of a WAL page. Configurable only when PostgreSQL is compiled; checked against each segment's first page.
 pub const PAGE: u64 = 8192;
-const SHORT_HEADER: u64 = 24;
-const LONG_HEADER: u64 = 40;
+/// Bytes of a page's header.
+pub(crate) const SHORT_HEADER: u64 = 24;
+/// Bytes of the header of a segment's first page.
+pub(crate) const LONG_HEADER: u64 = 40;
 const RECORD_HEADER: usize = 24;
 const CRC_OFFSET: usize = 20;
 const CHUNK: u64 = 32 * PAGE;

@@ -3,7 +3,10 @@
 mod common;
 
 use common::{LIMIT, Node, PASSWORD, ROLE, until};
-use pgvigil_core::{id::TimelineId, lsn::Lsn};
+use pgvigil_core::{
+    id::{Epoch, TimelineId},
+    lsn::Lsn,
+};
 use pgvigil_postgres::{
     Beat, Canary, SealLimits, SealedServer, StartAs, StopMode, SyncRule, Upstream, canary,
     clone::OldData,
@@ -13,7 +16,7 @@ use pgvigil_postgres::{
     position,
     rewind::{RewindPlan, interrupted, is_recovery, rewind},
     seal,
-    settings::write_pass_file,
+    settings::{RecoveryTimeline, write_pass_file},
 };
 use std::{
     os::unix::fs::FileExt,
@@ -347,9 +350,8 @@ pg_test!(
         let promoted = b.promote(TimelineId(3)).await;
         assert_eq!(promoted.parent, TimelineId(1));
         // The other one follows.
-        let living = history_files::read(&pg_wal, TimelineId(3)).unwrap();
         let theirs = c.instance.layout.pg_wal();
-        assert_eq!(history_files::remove_dead(&theirs, TimelineId(1), &living).unwrap(), [TimelineId(2)]);
+        assert_eq!(history_files::remove_above(&theirs, TimelineId(1)).unwrap(), [TimelineId(2)]);
         c.follow(&b);
         c.write_config();
         c.start(StartAs::Standby).await;
@@ -357,6 +359,56 @@ pg_test!(
         b.wait_caught_up(&c).await;
         assert_eq!(history_files::newest(&theirs).unwrap(), Some(TimelineId(3)));
         assert_eq!(history_files::above(&theirs, TimelineId(1)).unwrap(), [TimelineId(3)]);
+    }
+);
+
+pg_test!(
+    /// Review F13: two standbys are promoted at the same place, one of them by hand, and take the same number. PostgreSQL
+    /// sees no difference; the mark in the history file, which followers fetch and later timelines inherit, does.
+    a_promotion_by_hand_is_told_from_the_one_that_was_ordered,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let (mut a, mut b, mut c) = Node::three(root.path()).await;
+        a.wait_caught_up(&b).await;
+        a.wait_caught_up(&c).await;
+        a.instance.fence().await.unwrap();
+        b.seal().await;
+        c.seal().await;
+        let (ordered, by_hand) = (b.promote(TimelineId(2)).await, c.promote(TimelineId(2)).await);
+        assert_eq!((ordered.parent, ordered.fork), (by_hand.parent, by_hand.fork), "an idle cluster");
+        let (ours, theirs) = (b.instance.layout.pg_wal(), c.instance.layout.pg_wal());
+        history_files::mark(&ours, TimelineId(2), Epoch(5)).unwrap();
+        c.instance.fence().await.unwrap();
+        let read = async |node: &Node| {
+            let control = node.instance.control_file().await.unwrap();
+            position::of_stopped(&node.instance.layout, &control, node.instance.binaries.version()).unwrap()
+        };
+        let found = read(&c).await;
+        assert_eq!((found.timeline(), found.own.ancestors.len()), (TimelineId(2), 1));
+        assert_eq!(found.own.ancestors[0].mark, None);
+
+        // PostgreSQL takes it in: it compares numbers.
+        b.sql("CREATE TABLE t AS SELECT g, repeat('x', 200) FROM generate_series(1, 20000) g").await;
+        c.follow(&b);
+        c.config.settings.recovery_timeline = RecoveryTimeline::Latest;
+        c.write_config();
+        c.start(StartAs::Standby).await;
+        b.wait_caught_up(&c).await;
+        assert!(history_files::text(&theirs, TimelineId(2)).unwrap().unwrap().find("pgvigil").is_none());
+
+        // One that has no file of that number fetches the marked one, and what is promoted from there inherits the mark.
+        a.follow(&b);
+        a.write_config();
+        a.start(StartAs::Standby).await;
+        b.wait_caught_up(&a).await;
+        a.seal().await;
+        a.promote(TimelineId(3)).await;
+        let theirs = a.instance.layout.pg_wal();
+        history_files::mark(&theirs, TimelineId(3), Epoch(6)).unwrap();
+        let history = history_files::read(&theirs, TimelineId(3)).unwrap();
+        let told: Vec<_> = history.ancestors.iter().map(|a| (a.timeline, a.end, a.mark)).collect();
+        let expected = (TimelineId(1), ordered.fork, Some(Epoch(5)));
+        assert_eq!((told[0], told[1].0, told[1].2), (expected, TimelineId(2), Some(Epoch(6))));
     }
 );
 

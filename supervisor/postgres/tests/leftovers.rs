@@ -9,7 +9,7 @@ use pgvigil_postgres::{
     Promoted, StartAs, StopMode, SyncRule,
     position::PositionError,
     procfs,
-    rewind::{RewindPlan, interrupted, rewind},
+    rewind::{RewindError, RewindPlan, interrupted, rewind},
     seal::SealedServer,
     stopped::{self, StoppedError},
 };
@@ -78,6 +78,25 @@ pg_test!(
         a.start(StartAs::Standby).await;
         a.wait_streaming().await;
         assert_eq!(a.sql("SELECT to_regclass('lost') IS NULL").await, "t");
+    }
+);
+
+pg_test!(
+    /// Promoted by hand and ended at once (case 16): its control file still tells of the timeline before, which is the
+    /// source's, so that pg_rewind (up to 15) would find nothing to do for ever.
+    a_server_that_ended_before_its_first_checkpoint_is_not_rewound,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b, promoted) = diverged(root.path()).await;
+        a.instance.fence().await.unwrap();
+        let (config, fork, timeline) = (b.config.clone(), promoted.fork, TimelineId(1));
+        let plan = RewindPlan { source: a.as_source(), fork, timeline, label: "i8".into(), config, limit: LIMIT };
+        let refused = rewind(&b.instance, &plan, &mut |_| {}).await.map(|_| ());
+        if b.instance.binaries.version().major < 16 {
+            let Err(RewindError::BeforeCheckpoint { timeline, control }) = refused else { panic!("{refused:?}") };
+            assert_eq!((timeline, control), (TimelineId(2), TimelineId(1)));
+        }
+        assert!(interrupted(&b.instance.layout).unwrap().is_none(), "nothing has begun");
     }
 );
 

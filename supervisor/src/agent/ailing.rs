@@ -8,7 +8,7 @@ use crate::{clock, config::Config, controller::service::LEADER_KEY};
 use futures::StreamExt;
 use pgvigil_core::{
     id::{Epoch, Revision},
-    report::{PostgresReport, Report, WIRE_FORMAT},
+    report::{PostgresReport, Report, TimelinesReport, WIRE_FORMAT},
 };
 use pgvigil_proto::v1::{AgentFrame, agents_client::AgentsClient};
 use std::time::Duration;
@@ -76,6 +76,7 @@ fn report(config: &Config, why: &str) -> Option<Report> {
         restarted: 0,
         was_member: false,
         discarded_wal: None,
+        timelines: TimelinesReport::default(),
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,

@@ -4,7 +4,7 @@
 pub mod fence;
 mod found;
 mod remake;
-mod seal;
+pub mod seal;
 mod serve;
 mod standby;
 

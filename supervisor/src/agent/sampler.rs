@@ -148,7 +148,9 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
                 .filter(|slot| matches!(slot.wal_status.as_deref(), Some("lost" | "unreserved")))
                 .map(|slot| format!("{} ({})", slot.name, slot.wal_status.clone().unwrap_or_default()))
                 .collect();
+            let own = slow.checkpoint_timeline;
             shared.lock().slow = Some(slow);
+            super::execute::seal::look_at_timelines(shared, own).await;
             let text = format!("replication slots that lost WAL or are about to: {}", lost.join(", "));
             shared.problem("slots", (!lost.is_empty()).then_some(text));
         }
@@ -384,8 +386,8 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     inner.local.postgres = LocalPostgres::Running(running);
     let evidence = in_force::look(shared, inner, &sample, began) | unproven::look(inner, &sample, began);
     inner.replies.note(&sample.walsenders, began);
-    let rule = unproven::rule_in_force(inner, &sample) && inner.unproven.confirmed_by_standbys();
-    let canary = inner.canaries.looked(rule, began);
+    let (rule, astray) = (unproven::rule_in_force(inner, &sample), !inner.unproven.confirmed_by_standbys());
+    let canary = inner.canaries.looked(rule, astray, began);
     inner.sample = Some((sample, began));
     drop(guard);
     if evidence {

@@ -20,14 +20,14 @@ use pgvigil_core::{
     brake::Brake,
     cluster::ClusterState,
     command::Proof,
-    id::{ClusterId, Epoch, MemberId, NodeId},
+    id::{ClusterId, Epoch, MemberId, NodeId, TimelineId},
     lease::Right,
     local::{Directory, Local, LocalPostgres, Promise},
     lsn::Lsn,
     member::MemberSpec,
     report::{DiscardedWal, LeaderClock, Probe, Receiver},
     rpo::{Canaries, Ledger},
-    time::Time,
+    time::{Time, WallTime},
 };
 use pgvigil_postgres::{
     Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, cgroup, fsio::FsError,
@@ -41,6 +41,9 @@ use tokio::sync::{Notify, mpsc, watch};
 
 /// The role under which standbys connect.
 pub const REPLICATION_ROLE: &str = "pgvigil_replication";
+
+/// More than a canary's commit takes.
+const CANARY_BYTES: u64 = 512;
 
 /// Why an agent cannot start. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +159,13 @@ pub struct Inner {
     pub flush_seen: Option<(Lsn, Time)>,
     /// Ends of records of canaries and markers, newest last: what a standby's flushed position is measured against.
     pub records: Vec<Lsn>,
+    /// The newest timeline that a history file here describes, reservations excluded; as of the last look.
+    pub newest_timeline: TimelineId,
+    /// When the history file of `own_end`'s timeline was written, by this host's clock.
+    pub own_end_at: Option<WallTime>,
+    /// WAL that others than the canary have written since this became primary: the newest record's end, how many bytes the
+    /// canary takes at least, and the sum of what was more.
+    pub written: (Option<Lsn>, u64, u64),
     /// The newest successful canary began then.
     pub canary_ok_at: Option<Time>,
     /// The canary under way began then.
@@ -232,6 +242,29 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// WAL may be added, or another history begins: what was read of its end is no longer so.
+    pub fn forget_end(&mut self) {
+        self.local.wal_end = None;
+        self.local.own_end = None;
+        self.own_end_at = None;
+    }
+
+    /// A reign begins here: what was measured in an older one is of another history.
+    pub fn forget_records(&mut self) {
+        self.records.clear();
+        self.written = (None, CANARY_BYTES, 0);
+    }
+
+    /// A canary was acknowledged; the last record ends at `lsn`.
+    pub fn note_written(&mut self, lsn: Lsn) {
+        let (last, least, others) = &mut self.written;
+        if let Some(last) = last.replace(lsn) {
+            let bytes = lsn.bytes_since(last);
+            *least = bytes.min(*least);
+            *others += bytes - *least;
+        }
+    }
+
     /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
     #[must_use]
     pub fn would_be_killed_in_time(&self) -> bool {
@@ -337,6 +370,7 @@ impl Shared {
             postgres: LocalPostgres::Unknown,
             wal_end: None,
             directory: Directory { half_made: judged.half_made, ..Directory::default() },
+            own_end: None,
             sealed: None,
             fence_on_disk: false,
             in_force: None,
@@ -363,6 +397,9 @@ impl Shared {
             slow: None,
             flush_seen: None,
             records: Vec::new(),
+            newest_timeline: TimelineId(0),
+            own_end_at: None,
+            written: (None, CANARY_BYTES, 0),
             canary_ok_at: None,
             canary_waiting_since: None,
             canary_locked_at: None,

@@ -3,13 +3,14 @@
 use super::{MemberDocument, Role};
 use pgvigil_core::{
     cluster::ClusterState,
-    decide::may_take_over,
+    decide::{describe_hand_promotion, may_take_over},
     lsn::Lsn,
-    member::Member,
+    member::{HandPromotion, Member},
     observation::Observations,
     report::{PostgresReport, PrimaryReport, Report, StandbyReport},
     time::Time,
 };
+use std::time::{Duration, UNIX_EPOCH};
 
 pub(super) fn member_document(
     state: &ClusterState,
@@ -48,7 +49,7 @@ pub(super) fn member_document(
         restart_request: member.restart_request,
         restarted: report.map_or(0, |report| report.restarted),
         leaving: member.leaving,
-        problems: report.map(problems).unwrap_or_default(),
+        problems: problems(member, report),
         activity: report.and_then(|report| report.activity.clone()).unwrap_or_default(),
         ..MemberDocument::default()
     };
@@ -138,13 +139,36 @@ fn state_words(state: &ClusterState, seen: &Observations, member: &Member, now: 
     }
 }
 
-fn problems(report: &Report) -> Vec<String> {
-    let mut problems = report.problems.clone();
-    if let PostgresReport::Unusable { why } = &report.postgres {
+fn problems(member: &Member, report: Option<&Report>) -> Vec<String> {
+    let mut problems = report.map(|report| report.problems.clone()).unwrap_or_default();
+    if let Some(PostgresReport::Unusable { why }) = report.map(|report| &report.postgres) {
         problems.push(why.clone());
     }
-    if let Some(why) = &report.needs_new_incarnation {
+    let wish = report.and_then(|report| report.needs_new_incarnation.as_ref());
+    if let Some(why) = wish {
         problems.push(format!("its data directory must be made anew: {why}"));
     }
+    let follows = report.is_some_and(|r| {
+        r.incarnation == Some(member.incarnation) && matches!(&r.postgres, PostgresReport::Standby(s) if s.streaming)
+    });
+    if let Some(by_hand) = member.promoted_by_hand.as_ref().filter(|_| !follows) {
+        problems.push(by_hand_words(member, by_hand));
+    }
     problems
+}
+
+/// Who was promoted by hand and when, as far as its disk shows it, and what is being done.
+fn by_hand_words(member: &Member, known: &HandPromotion) -> String {
+    let found = &known.found;
+    let at = found.at.map_or_else(String::new, |at| {
+        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at.0));
+        format!(" at {at} (by its host's clock)")
+    });
+    let done = if member.incarnation > known.incarnation {
+        "it is being made anew as a standby, by pg_rewind or a clone"
+    } else {
+        "it serves nobody and is to be made anew as a standby"
+    };
+    let kept = known.kept_in.as_ref().map_or_else(String::new, |dir| format!("; that WAL is kept in {dir}"));
+    format!("promoted by hand{at}: {}; {done}{kept}", describe_hand_promotion(found))
 }

@@ -58,6 +58,7 @@ fn report(name: &str, postgres: PostgresReport) -> Seen {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
+        timelines: pgvigil_core::report::TimelinesReport::default(),
         was_member: false,
     };
     Seen { report, at: NOW.minus(20) }
@@ -80,6 +81,7 @@ fn primary() -> PrimaryReport {
         shown_ago_ms: Some(0),
         right_ms: 1_400,
         unasked_ms: None,
+        written_by_others: 0,
     }
 }
 
@@ -109,6 +111,7 @@ pub(crate) fn healthy() -> ClusterSnapshot {
             named: 0,
             leaving: false,
             used: true,
+            promoted_by_hand: None,
         };
         state.last_incarnation = state.last_incarnation.max(member.incarnation);
         state.members.insert(name.into(), member);
@@ -130,6 +133,7 @@ pub(crate) fn healthy() -> ClusterSnapshot {
         seals: Vec::new(),
         unproven: Vec::new(),
         shown: None,
+        marked: false,
     });
     state.rules.push(Rule { epoch: Epoch(1), version: RuleVersion(1), primary: key("pg1"), setting });
     let mut observations = Observations::new(NodeId(2), Time(1_000));

@@ -293,6 +293,7 @@ fn report(agreed: &ClusterState) -> Report {
             shown_ago_ms: None,
             right_ms: 0,
             unasked_ms: None,
+            written_by_others: 0,
         })),
         seal: None,
         fenced: None,
@@ -309,5 +310,6 @@ fn report(agreed: &ClusterState) -> Report {
         unproven: Vec::new(),
         shown_to_leader: None,
         echo: None,
+        timelines: pgvigil_core::report::TimelinesReport::default(),
     }
 }

@@ -4,12 +4,16 @@ use super::shared::{Ctx, Inner};
 use crate::{postgres::data::Name, world::World};
 use pgvigil_core::{
     cluster::ClusterState,
-    id::{Epoch, MemberKey},
+    id::{Epoch, MemberKey, TimelineId},
+    lineage,
     local::{Local, LocalPostgres, Running},
     lsn::Lsn,
     position::Position,
     reign::{ElectionKind, Seal, SealKind},
-    report::{CanaryReport, PostgresReport, PrimaryReport, Receiver, Report, SealReport, SenderReport, StandbyReport},
+    report::{
+        ByHand, CanaryReport, PostgresReport, PrimaryReport, Receiver, Report, SealReport, SenderReport, StandbyReport,
+        TimelinesReport,
+    },
     time::Time,
 };
 
@@ -64,7 +68,17 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
         unproven: inner.unproven.reports(agreed, now),
         echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
         shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
+        timelines: TimelinesReport {
+            newest: TimelineId(c.w.with_data(c.h, |data| data.newest_real()).unwrap_or(0).max(c.w.own_timeline(c.h))),
+            by_hand: agreed.and_then(|agreed| by_hand(agreed, &inner.local)),
+        },
     })
+}
+
+fn by_hand(agreed: &ClusterState, local: &Local) -> Option<ByHand> {
+    let astray = lineage::astray(agreed, local).filter(|astray| astray.by_hand)?;
+    let end = local.own_end.as_ref()?.end;
+    Some(ByHand { timeline: astray.timeline, left: astray.left, end, at: None })
 }
 
 /// The newest epoch as whose primary nothing serves here, nor ever will.
@@ -140,6 +154,7 @@ fn primary(c: &Ctx, agreed: Option<&ClusterState>, inner: &Inner, running: &Runn
         right_ms,
         shown_ago_ms: inner.unproven.shown_ago(now),
         unasked_ms: None,
+        written_by_others: inner.written.2,
     }))
 }
 

@@ -206,8 +206,8 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
     });
     let canary = {
         let mut inner = c.a.inner.borrow_mut();
-        let rule = rule && inner.unproven.confirmed_by_standbys();
-        inner.canaries.looked(rule, began)
+        let astray = !inner.unproven.confirmed_by_standbys();
+        inner.canaries.looked(rule, astray, began)
     };
     if let Some((epoch, at)) = canary {
         c.renew(Renewal::Canary(epoch, at));

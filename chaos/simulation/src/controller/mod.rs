@@ -126,13 +126,15 @@ impl Starvation {
 
 async fn run(w: W, host: usize, controller: Rc<Controller>) {
     let mut wake_at = w.now(host);
+    let mut awake = wake_at;
     let mut starved = Starvation::default();
     let mut handover_after = Time(0);
     loop {
         let planned = wake_at.min(w.now(host).plus(TICK_MS));
         let by_timer = w.until_or_told(host, planned, &controller.poke).await;
         let now = w.now(host);
-        starved.note(if by_timer { now.since(planned) } else { 0 }, now);
+        starved.note(if by_timer { now.since(planned.max(awake)) } else { 0 }, now);
+        awake = now;
         if !lead(&w, host, &controller).await {
             wake_at = now.plus(TICK_MS);
             continue;
@@ -229,6 +231,7 @@ fn tampered(seen: &Observations, cluster: &ClusterState, planted: Planted) -> Ob
         Planted::EvidenceNotAgreed => {
             seen.reports.values_mut().for_each(|at| at.report.unproven.clear());
         }
+        Planted::FlushNotRemembered => seen.flushed.clear(),
         Planted::PositionsInvented => {
             let seals = seen.reports.values().filter_map(|at| at.report.seal.as_ref());
             let best = seals.map(|seal| seal.seal.position).max();

@@ -8,10 +8,16 @@ use super::{
 use crate::{
     agent,
     planted::Planted,
-    postgres::wal::Point,
+    postgres::{data::DataDir, wal::Point},
     world::{Event, Host, W, World},
 };
-use pgvigil_core::{command::Command, member::Tier, reign::ElectionKind};
+use pgvigil_core::{
+    command::Command,
+    lineage::{OwnEnd, place},
+    lsn::Lsn,
+    member::Tier,
+    reign::ElectionKind,
+};
 use std::collections::BTreeSet;
 
 /// A fault begins. `false` if it is not allowed now, or hits nothing.
@@ -148,6 +154,21 @@ pub fn begin(w: &W, fault: Fault) -> bool {
             }
             wipe(w, host);
         }
+        Fault::PromoteByHand(target) => {
+            // Not the one that is left while others are given up: nobody could take over, and nobody who is given up may.
+            let given_up = w.hosts.iter().any(|host| host.held_off.get());
+            let Some(host) = w.aim(target).filter(|host| !given_up && w.agent_watches(*host)) else { return false };
+            return w.promote_by_hand(host);
+        }
+        Fault::PutBack(target, ms) => {
+            let Some(host) = w.aim(target).filter(|host| w.primary() != Some(*host)) else { return false };
+            let copy = w.hosts[host].disk.borrow().data.clone();
+            if copy.is_none() {
+                return false;
+            }
+            *w.hosts[host].copy.borrow_mut() = copy;
+            over_after(ms, Fault::PutBack(here(host), ms));
+        }
         Fault::Switchover(to) => {
             let to = to.map(|host| w.member(host).clone());
             ask(w, Command::RequestElection { kind: ElectionKind::Switchover { to } });
@@ -213,4 +234,35 @@ fn wipe(w: &W, host: usize) {
         agent::kill(w, host);
         w.exec.at(w.exec.now() + 500_000, None, Event::Over(Fault::KillAgent(Target::Host(host), 0)));
     }
+}
+
+/// The directory goes back to the copy that was made of it, under an agent that dies of it.
+pub(super) fn put_back(w: &W, host: usize) {
+    let copy = w.hosts[host].copy.borrow_mut().take();
+    // One loss at a time; and no copy that nobody could tell from what it had: the last seconds before a change of leader
+    // are not remembered.
+    let Some(copy) = copy.filter(|_| !w.quiet.get() && w.ailing(0).is_none() && w.guard_watches(host)) else { return };
+    if !told_apart(w, host, &copy) && w.planted != Some(Planted::FlushNotRemembered) {
+        return;
+    }
+    w.cover.hit("fault", "was-put-back");
+    w.log_host(host, || format!("goes back to a copy that ends at {:?}", copy.end));
+    w.kill_server(host);
+    {
+        let mut disk = w.hosts[host].disk.borrow_mut();
+        disk.data = Some(DataDir { synced: copy.end.lsn, clean: false, ..copy });
+        disk.data_synced = None;
+    }
+    agent::kill(w, host);
+    w.exec.at(w.exec.now() + 20_000, None, Event::Over(Fault::KillAgent(Target::Host(host), 0)));
+}
+
+/// The copy is of the directory that counts, and what is agreed of that says that it had more.
+fn told_apart(w: &W, host: usize, copy: &DataDir) -> bool {
+    let Some(newest) = w.raft.newest() else { return false };
+    let Some(cluster) = &newest.cluster else { return false };
+    let (Some(member), Some(marker)) = (cluster.members.get(w.member(host)), &copy.marker) else { return false };
+    let own = OwnEnd { history: w.tree.borrow().history(copy.end.branch), end: Lsn(copy.end.lsn) };
+    let at = place(cluster, &member.key(), &own).ok();
+    marker.incarnation == member.incarnation && at.is_some() && at < member.proven
 }

@@ -47,6 +47,7 @@ pub fn over(w: &W, fault: Fault) {
             w.hosts[host].pg.borrow_mut().replay_paused = false;
             w.replay(host);
         }
+        Fault::PutBack(Target::Host(host), _) => begin::put_back(w, host),
         Fault::Pause(_) => ask(w, Command::Resume),
         _ => {}
     }

@@ -4,6 +4,19 @@ use super::{server::PgEvent, wal::Point};
 use crate::world::World;
 
 impl World {
+    /// Somebody asks for a promotion by hand; `false` if there is no standby to be promoted.
+    pub fn promote_by_hand(&self, host: usize) -> bool {
+        {
+            let mut pg = self.hosts[host].pg.borrow_mut();
+            if pg.pid == 0 || !pg.ready || !pg.in_recovery || pg.promoting || pg.stopping || pg.orphaned {
+                return false;
+            }
+            pg.by_hand = true;
+        }
+        self.ask_promotion(host);
+        true
+    }
+
     /// The file and the signal that ask for a promotion.
     pub fn ask_promotion(&self, host: usize) {
         let mut pg = self.hosts[host].pg.borrow_mut();
@@ -37,8 +50,11 @@ impl World {
     /// The first number above its target that has no history file (history A7); its file names the target as parent.
     fn take_timeline(&self, host: usize) {
         let own = self.own_timeline(host);
-        let target = self.hosts[host].pg.borrow().target;
-        if target != Some(own) {
+        let (target, by_hand) = {
+            let pg = self.hosts[host].pg.borrow();
+            (pg.target, pg.by_hand)
+        };
+        if target != Some(own) && !by_hand {
             self.check.borrow_mut().promoted_from_nothing(self, host, target, own);
         }
         let target = target.unwrap_or(own);

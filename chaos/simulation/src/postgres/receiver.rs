@@ -44,7 +44,8 @@ impl World {
             return;
         }
         let id = self.fresh_id();
-        pg.receiver = Some(Receiver { id, streaming: false, from: upstream.host, from_pid: 0, sender: 0 });
+        pg.receiver =
+            Some(Receiver { id, streaming: false, from: upstream.host, from_pid: 0, sender: 0, blind: false });
         drop(pg);
         let delay = self.rng.range(500, 4_000) + 3 * self.latency(host, upstream.host);
         self.pg_after(host, delay, PgEvent::Connect(id));
@@ -95,6 +96,8 @@ impl World {
         let line = Point { branch: theirs.branch, lsn: available };
         let mine = tree.owner(mine);
         let diverged = tree.along(theirs, mine.branch) < mine.lsn;
+        // PostgreSQL asks for a timeline by its number, and compares nothing but that and the position.
+        let blind = diverged && tree.by_number(line, tree.timeline(mine.branch)).is_some_and(|at| mine.lsn <= at.lsn);
         // Ahead of what the upstream can send, on the same line: refused until it has caught up.
         if !diverged && !tree.covers(line, mine) {
             return false;
@@ -130,11 +133,11 @@ impl World {
             sent: mine.lsn,
             stuck_until: 0,
             stalled_since: None,
-            diverged,
+            diverged: diverged && !blind,
         });
         drop(source);
         let mut pg = self.hosts[host].pg.borrow_mut();
-        pg.receiver = Some(Receiver { id, streaming: true, from, from_pid, sender });
+        pg.receiver = Some(Receiver { id, streaming: true, from, from_pid, sender, blind });
         // Reception begins at the segment's start: what is shown goes back (history A4).
         pg.receive_shown = Some(mine.lsn / SEGMENT * SEGMENT);
         let replayed = pg.replay;
@@ -142,7 +145,10 @@ impl World {
         // Its first reply carries what it has, whatever history that belongs to (history A6).
         let at = self.exec.now() + self.latency(host, from);
         self.pg_event_at(from, from_pid, at, PgEvent::Reply(sender, replayed));
-        if diverged {
+        if blind {
+            self.cover.hit("postgres", "blind");
+        }
+        if diverged && !blind {
             self.pg_event_at(from, from_pid, at + self.rng.range(500, 20_000), PgEvent::Diverged(sender));
         } else {
             self.pg_after(from, 0, PgEvent::Ship);
@@ -158,6 +164,11 @@ impl World {
                 return;
             }
             let Some(data) = &mut disk.data else { return };
+            if pg.receiver.as_ref().is_some_and(|r| r.blind) {
+                drop((pg, disk));
+                self.pg_after(host, self.disk_delay(host), PgEvent::Synced(receiver, point));
+                return;
+            }
             let tree = self.tree.borrow();
             let point = tree.owner(point);
             if !tree.covers(point, data.end) {

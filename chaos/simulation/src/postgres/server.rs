@@ -117,6 +117,9 @@ pub struct Receiver {
     pub from_pid: u64,
     /// Its walsender.
     pub sender: u64,
+    /// Its upstream's timeline has the number of its own and other WAL: PostgreSQL sees no difference. What comes in is
+    /// flushed and confirmed, and never replayed.
+    pub blind: bool,
 }
 
 /// A server.
@@ -174,6 +177,8 @@ pub struct Pg {
     pub promoting: bool,
     /// The timeline whose history file it has written on the way.
     pub promoting_to: u32,
+    /// It was promoted by hand: to the checkers no primary, until it acknowledges anything.
+    pub by_hand: bool,
     /// End of recovery of a restart in place: shown to clients when the door opens.
     pub recovered_to: u64,
 }
@@ -208,6 +213,7 @@ impl Default for Pg {
             waiters: BTreeMap::new(),
             promoting: false,
             promoting_to: 0,
+            by_hand: false,
             recovered_to: 0,
         }
     }

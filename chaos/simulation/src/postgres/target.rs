@@ -59,6 +59,12 @@ impl DataDir {
         if self.conf.pinned { Some(own) } else { self.next_target(tree, own) }
     }
 
+    /// The newest number that a file really describes; 0 without any.
+    #[must_use]
+    pub fn newest_real(&self) -> u32 {
+        self.histories.iter().rev().find(|(_, fork)| fork.is_some()).map_or(0, |(number, _)| *number)
+    }
+
     /// Whether a file above `timeline` describes a real one.
     #[must_use]
     pub fn has_history_above(&self, timeline: u32) -> bool {

@@ -3,6 +3,12 @@
 //! Two servers that wrote different bytes at one LSN are on different branches, whatever their timeline's number says:
 //! that is how the checkers tell a history from another one that merely looks like it.
 
+use pgvigil_core::{
+    id::{Epoch, TimelineId},
+    lsn::Lsn,
+    timeline::{Ancestor, TimelineHistory},
+};
+
 /// A branch of history: one server's writing since one promotion (or initdb).
 pub type Branch = usize;
 
@@ -26,6 +32,8 @@ struct Origin {
     parent: Option<Point>,
     /// Where its first commit ends.
     first_commit: Option<u64>,
+    /// The epoch that its history file is marked with.
+    mark: Option<u64>,
 }
 
 /// Every branch that was ever begun.
@@ -37,8 +45,42 @@ pub struct Tree {
 impl Tree {
     /// Begins a branch on `timeline` that leaves its parent at a point; initdb has none.
     pub fn begin(&mut self, timeline: u32, parent: Option<Point>) -> Branch {
-        self.branches.push(Origin { timeline, parent, first_commit: None });
+        self.branches.push(Origin { timeline, parent, first_commit: None, mark: None });
         self.branches.len() - 1
+    }
+
+    /// Its history file is marked, before anybody has fetched it.
+    pub fn mark(&mut self, branch: Branch, epoch: u64) {
+        self.branches[branch].mark = Some(epoch);
+    }
+
+    /// What the branch's own history file tells.
+    #[must_use]
+    pub fn history(&self, branch: Branch) -> TimelineHistory {
+        let mut ancestors = Vec::new();
+        let mut at = branch;
+        while let Some(parent) = self.branches[at].parent {
+            let mark = self.branches[at].mark.map(Epoch);
+            let timeline = TimelineId(self.branches[parent.branch].timeline);
+            ancestors.push(Ancestor { timeline, end: Lsn(parent.lsn), mark });
+            at = parent.branch;
+        }
+        ancestors.reverse();
+        TimelineHistory { timeline: TimelineId(self.branches[branch].timeline), ancestors }
+    }
+
+    /// The branch of `line`'s history that has the number `timeline`, and how far the line follows it.
+    #[must_use]
+    pub fn by_number(&self, line: Point, timeline: u32) -> Option<Point> {
+        let (mut at, mut lsn) = (line.branch, line.lsn);
+        loop {
+            if self.branches[at].timeline == timeline {
+                return Some(Point { branch: at, lsn });
+            }
+            let parent = self.branches[at].parent?;
+            at = parent.branch;
+            lsn = lsn.min(parent.lsn);
+        }
     }
 
     /// A commit of the branch ends here.

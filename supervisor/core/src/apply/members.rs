@@ -70,6 +70,7 @@ pub(super) fn register(cluster: &mut ClusterState, spec: &MemberSpec) -> Applied
         restart_request: 0,
         named: 0,
         leaving: false,
+        promoted_by_hand: None,
     };
     cluster.members.insert(spec.member.clone(), member);
     Ok(())

@@ -7,6 +7,9 @@ use crate::{
 
 pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, now: Time, decision: &mut Decision) {
     confirm_guard(agreed, reign, seen, decision);
+    if !decision.is_made() {
+        super::seen::flushed(agreed, seen, now, decision);
+    }
     for (name, member) in &agreed.members {
         if decision.is_made() {
             return;
@@ -19,7 +22,10 @@ pub(super) fn decide(agreed: &ClusterState, reign: &Reign, seen: &Observations, 
             decision.want(Command::Forget { member: name.clone() }, format!("{name} has left every rule"), Vec::new());
             return;
         }
-        new_incarnation(agreed, reign, seen, name, now, decision);
+        super::seen::promoted_by_hand(agreed, seen, name, decision);
+        if !decision.is_made() {
+            new_incarnation(agreed, reign, seen, name, now, decision);
+        }
         if !decision.is_made() {
             discarded(agreed, seen, name, decision);
         }
@@ -86,10 +92,18 @@ fn new_incarnation(
         report.needs_new_incarnation.clone().filter(|_| current && report.revision >= agreed.revision)
     });
     let by_others = asked.or(given_up);
-    if let (None, Some(why), Some(until)) = (&by_others, &own, patient(agreed, reign, seen, name, now)) {
-        decision.find("to-be-made-anew", format!("{name} is made anew as soon as the older rules are closed: {why}"));
-        decision.wake(until);
-        return;
+    if let (None, Some(why)) = (&by_others, &own) {
+        if super::rules::leaves_soon(agreed, &member.key(), seen, now) {
+            // Its seal still counts; once it is made anew, a rule that names it would lack it.
+            decision.find("leaves-first", format!("{name} leaves the rule, then it is made anew: {why}"));
+            return;
+        }
+        if let Some(until) = patient(agreed, reign, seen, name, now) {
+            let why = format!("{name} is made anew as soon as the older rules are closed: {why}");
+            decision.find("to-be-made-anew", why);
+            decision.wake(until);
+            return;
+        }
     }
     let Some(why) = by_others.or(own) else { return };
     let command = Command::NewIncarnation { member: name.clone(), replaces: member.incarnation };
@@ -98,6 +112,9 @@ fn new_incarnation(
 
 fn discarded(agreed: &ClusterState, seen: &Observations, name: &MemberId, decision: &mut Decision) {
     let Some(wal) = seen.reports.get(name).and_then(|at| at.report.discarded_wal.as_ref()) else { return };
+    if wal.by_hand {
+        return;
+    }
     let after = agreed
         .incidents
         .iter()

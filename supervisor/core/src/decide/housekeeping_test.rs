@@ -130,6 +130,7 @@ fn wal_left_behind_is_noted_once_at_the_incident_that_left_it() {
         from: Lsn(300),
         to: Lsn(364),
         kept_in: "/kept".to_owned(),
+        by_hand: false,
     };
     world.hear(Report { discarded_wal: Some(wal.clone()), ..world.report(0) });
     assert!(matches!(world.step().command, Command::Note { incident: Epoch(2), .. }));

@@ -47,6 +47,7 @@ fn a_promotion_onto_another_timeline_is_not_recorded() {
         primary.promotion = Some(promotion());
         primary.timeline = TimelineId(3);
     }));
+    assert_eq!(world.step().command, Command::NoteTimeline { timeline: TimelineId(3) });
     world.finds("wrong-timeline");
 }
 

@@ -116,11 +116,26 @@ fn wanted(agreed: &ClusterState, reign: &Reign, primary: &PrimaryReport, seen: &
 
 /// A member of the rule stays until it was silent, broken off or too far behind for `standby_timeout_ms`.
 fn keeps_up(agreed: &ClusterState, key: &MemberKey, seen: &Observations, now: Time) -> bool {
-    if !agreed.is_counted(key) {
+    if !agreed.is_counted(key) || is_to_be_remade(agreed, key, seen) {
         return false;
     }
     let last = seen.streaming_ok_at.get(&key.member).copied().unwrap_or_default().max(seen.since);
     now.since(last) < agreed.settings.standby_timeout_ms + seen.starved_ms
+}
+
+/// Its agent says that its data directory must be made anew: it follows no more.
+fn is_to_be_remade(agreed: &ClusterState, key: &MemberKey, seen: &Observations) -> bool {
+    let report = seen.reports.get(&key.member).map(|at| &at.report);
+    let own = |incarnation: Option<crate::id::Incarnation>| incarnation == Some(key.incarnation);
+    agreed.paused.is_none() && report.is_some_and(|r| r.needs_new_incarnation.is_some() && own(r.incarnation))
+}
+
+/// Whether the newest rule names `key` and can soon do without: enough others of it keep up, so the change is proven in a
+/// moment.
+pub(super) fn leaves_soon(agreed: &ClusterState, key: &MemberKey, seen: &Observations, now: Time) -> bool {
+    let Some(rule) = agreed.newest_rule().filter(|rule| rule.setting.cohort.contains(key)) else { return false };
+    let others = rule.setting.cohort.iter().filter(|other| *other != key && keeps_up(agreed, other, seen, now));
+    others.count() as u64 >= u64::from(agreed.settings.sync_standbys.max(rule.setting.k))
 }
 
 /// A member joins when it streams, as both ends say (a walsender of its name alone may be a copy's), and lacks less than a

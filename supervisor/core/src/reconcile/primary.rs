@@ -1,6 +1,8 @@
 //! The agent of a primary: when it must stop, and how it becomes and remains one.
 
-use super::{Action, CHECKPOINT_FRESH_MS, Plan, ends_the_reign, is_counted_directory, runs_as_primary, stop_margins};
+use super::{
+    Action, CHECKPOINT_FRESH_MS, Plan, ends_the_reign, is_counted_directory, read_end, runs_as_primary, stop_margins,
+};
 use crate::{
     cluster::ClusterState,
     local::{InForce, Local, LocalPostgres},
@@ -111,12 +113,12 @@ pub(super) fn reign(agreed: &ClusterState, reign: &Reign, member: &Member, local
             }
         }
         Start::Promote => {
-            if let Some(plan) = promote(reign, local) {
+            if let Some(plan) = promote(agreed, reign, local) {
                 return plan;
             }
         }
         Start::Continue => match &local.postgres {
-            LocalPostgres::Stopped { .. } => return restart(reign, local),
+            LocalPostgres::Stopped { .. } => return restart(agreed, reign, local),
             LocalPostgres::Running(running) if running.in_recovery => {
                 return Plan::act(Action::Fence { epoch, polite_ms: 0, why: "to be restarted as primary".to_owned() });
             }
@@ -166,18 +168,18 @@ fn came_back_old(reign: &Reign, local: &Local) -> Option<Plan> {
         .then(|| Plan::wait("came-back-old", format!("its WAL ends at {end}, but it was appointed at {sealed}")))
 }
 
-fn restart(reign: &Reign, local: &Local) -> Plan {
+fn restart(agreed: &ClusterState, reign: &Reign, local: &Local) -> Plan {
     if local.wal_end.is_none() {
-        return Plan::act(Action::ReadWalEnd { epoch: reign.epoch });
+        return read_end(agreed, local, reign.epoch);
     }
     came_back_old(reign, local).unwrap_or_else(|| start(reign))
 }
 
 /// The new setting is in force, and the door closed, before it promotes (model: promoting first loses a commit).
-fn promote(reign: &Reign, local: &Local) -> Option<Plan> {
+fn promote(agreed: &ClusterState, reign: &Reign, local: &Local) -> Option<Plan> {
     // An agent that was restarted meanwhile does not know where its WAL ends, and starts and promotes nothing until it
     // has read that again. Reading empties the settings, so it comes before they are put in force.
-    let unread = local.wal_end.is_none().then(|| Plan::act(Action::ReadWalEnd { epoch: reign.epoch }));
+    let unread = local.wal_end.is_none().then(|| read_end(agreed, local, reign.epoch));
     if let (false, Some(plan)) = (runs_as_primary(local), came_back_old(reign, local)) {
         return Some(plan);
     }

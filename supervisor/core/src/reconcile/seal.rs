@@ -3,6 +3,7 @@
 use super::{Action, Plan, Upstream, is_counted_directory, runs_as_primary};
 use crate::{
     cluster::ClusterState,
+    lineage::astray,
     local::{Local, LocalPostgres},
     member::Member,
     reign::{Election, ElectionKind},
@@ -53,7 +54,11 @@ pub(super) fn for_election(
         return plan;
     }
     let Some(sealed) = local.sealed.as_ref().filter(|sealed| sealed.epoch == election.epoch) else {
-        return Plan::act(Action::Seal { epoch: election.epoch });
+        // Up to where it left the agreed history, a member that was promoted by hand testifies like any other.
+        return match astray(agreed, local).filter(|astray| astray.agreed_to.is_none()) {
+            Some(astray) => Plan::wait("diverged", astray.why),
+            None => Plan::act(Action::Seal { epoch: election.epoch }),
+        };
     };
     // A seal may have stopped PostgreSQL; whoever is to send or to fetch WAL runs, following nobody.
     let ordered =

@@ -4,12 +4,12 @@ use super::{Action, Plan, Upstream, is_counted_directory};
 use crate::{
     cluster::ClusterState,
     id::{Epoch, TimelineId},
+    lineage::{astray, history_of},
     local::{Local, LocalPostgres},
     lsn::Lsn,
     member::Member,
-    reign::{Reign, Start},
+    reign::Reign,
     time::Time,
-    timeline::{Ancestor, TimelineHistory},
 };
 
 /// How long a server that starts behind an unknown upstream is left alone, in milliseconds.
@@ -139,6 +139,13 @@ fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, 
     if !matches!(belongs(agreed, reign, member, local), Belongs::No(_)) {
         return Plan::act(Action::Clone { epoch, upstream, incarnation });
     }
+    // pg_rewind compares histories by number and fork: one that has both in common with the primary's, and other WAL, it
+    // would call "no rewind required".
+    let number = local.own_end.as_ref().map(|own| own.history.timeline);
+    let history = history_of(agreed, reign);
+    if number.is_some_and(|number| history.timeline == number || history.switch_point(number).is_some()) {
+        return Plan::act(Action::Clone { epoch, upstream, incarnation });
+    }
     Plan::act(Action::Rewind { epoch, upstream, incarnation })
 }
 
@@ -161,6 +168,10 @@ impl Belongs {
 /// History A6: a member takes the synchronous name of an epoch only after its WAL was verified to end at or before the
 /// fork, because PostgreSQL compares LSNs without timelines. Keeps S1.
 fn belongs(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local) -> Belongs {
+    if let Some(astray) = astray(agreed, local) {
+        let what = if astray.by_hand { "it was promoted by hand" } else { "it was away for too many failovers" };
+        return Belongs::No(format!("{what}: {}", astray.why));
+    }
     let Some((position, owner)) = local.wal_end else { return Belongs::Unread };
     // An incarnation that had more has come back old. Streaming on, it would soon reach what was proven of it, and its
     // seal be believed although it lacks what it confirmed since (model: three-rollback).
@@ -200,42 +211,6 @@ pub fn made_anew(agreed: &ClusterState, local: &Local) -> Result<(), String> {
         Belongs::Unread => Err("the end of its WAL is not known".to_owned()),
         Belongs::No(why) => Err(why),
     }
-}
-
-/// The history of a reign's timeline as agreed: each promotion left the timeline of the reign from which its appointee
-/// came. A branch that was never promoted is nobody's ancestor.
-#[must_use]
-pub fn history_of(agreed: &ClusterState, reign: &Reign) -> TimelineHistory {
-    let mut ancestors: Vec<Ancestor> = Vec::new();
-    let mut child = reign.timeline;
-    let mut end: Option<Lsn> = None;
-    for r in agreed.reigns.iter().rev().filter(|r| r.epoch <= reign.epoch) {
-        if r.timeline == child {
-            if r.start == Start::Promote {
-                end = r.promotion.map(|promotion| promotion.fork);
-            }
-            continue;
-        }
-        // The appointee's own seal says on which reign's timeline it stood when it was promoted.
-        if let Some(fork) = end
-            && r.promotion.is_some()
-            && parent_of(agreed, child) == Some(r.timeline)
-        {
-            ancestors.push(Ancestor { timeline: r.timeline, end: fork });
-            child = r.timeline;
-            end = (r.start == Start::Promote).then(|| r.promotion.map(|promotion| promotion.fork)).flatten();
-        }
-    }
-    ancestors.reverse();
-    TimelineHistory { timeline: reign.timeline, ancestors }
-}
-
-/// The timeline on which the appointee of `timeline` stood when it sealed.
-fn parent_of(agreed: &ClusterState, timeline: TimelineId) -> Option<TimelineId> {
-    let reign = agreed.reigns.iter().find(|r| r.timeline == timeline && r.start == Start::Promote)?;
-    let seal = reign.seals.iter().find(|seal| seal.key == reign.primary)?;
-    let began = seal.position.epoch;
-    agreed.reigns.iter().find(|r| r.epoch == began).map(|r| r.timeline)
 }
 
 #[cfg(test)]

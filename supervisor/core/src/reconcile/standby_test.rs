@@ -5,10 +5,13 @@ use super::*;
 use crate::{
     command::Command,
     id::{ClusterId, Incarnation},
+    lineage::OwnEnd,
     local::InForce,
+    lsn::Lsn,
     position::Position,
     report::Adoptable,
     testing::{World, agent::running, begin, name, spec},
+    timeline::TimelineHistory,
 };
 
 /// Member 1 reigns in epoch 2, promoted; the rule of epoch 1 is still open.
@@ -311,4 +314,39 @@ fn a_standby_that_cannot_be_asked_is_left_alone_as_long_as_it_streams() {
         running.streaming = false;
     }
     assert!(matches!(world.acts(&local), Action::ReadWalEnd { .. }));
+}
+
+/// Its WAL ends on timeline `timeline`, which left timeline 1 at `fork`, and bears no mark of ours.
+fn promoted_by_hand(local: Local, timeline: u32, fork: u64) -> Local {
+    let history = TimelineHistory::parse(TimelineId(timeline), &format!("1\t{}\tby hand\n", Lsn(fork))).unwrap();
+    Local { own_end: Some(OwnEnd { history, end: Lsn(500) }), wal_end: None, ..local }
+}
+
+/// Review F13: member 2 was promoted by hand and took the number that was allotted later.
+#[test]
+fn one_that_was_promoted_by_hand_is_made_anew_and_never_follows() {
+    let mut world = complete();
+    for (timeline, fork) in [(2, 300), (2, 250), (3, 300)] {
+        let local = promoted_by_hand(world.stopped(2), timeline, fork);
+        assert!(remade(&world, &local).contains("promoted by hand"), "{timeline} at {fork}");
+    }
+    let old = world.key(2).incarnation;
+    world.must(Command::NewIncarnation { member: name(2), replaces: old });
+    let remade_as = |timeline, fork| {
+        let mut local = promoted_by_hand(world.stopped(2), timeline, fork);
+        local.marker.as_mut().unwrap().incarnation = old;
+        world.acts(&local)
+    };
+    assert!(matches!(remade_as(3, 300), Action::Rewind { .. }));
+    // pg_rewind would take it for the primary's own timeline.
+    assert!(matches!(remade_as(2, 300), Action::Clone { .. }));
+}
+
+/// What looked like a stranger's timeline may have been agreed meanwhile: it is read again.
+#[test]
+fn wal_that_is_on_an_agreed_timeline_after_all_is_read_again() {
+    let world = promoted();
+    let marked = TimelineHistory::parse(TimelineId(2), "1\t0/12C\tx, pgvigil epoch 2\n").unwrap();
+    let local = Local { own_end: Some(OwnEnd { history: marked, end: Lsn(500) }), ..world.stopped(2) };
+    assert_eq!(world.acts(&local), Action::ReadWalEnd { epoch: Epoch(2) });
 }

@@ -29,25 +29,37 @@ pub struct Stretch {
 /// the rule was in force, and that the next look shows. One that was acknowledged while somebody had taken the rule out of
 /// force would make the right of a primary longer whose successor is being sealed. Keeps S3 (found by the simulation).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Canaries(Vec<(Epoch, Time, Time)>);
+pub struct Canaries {
+    acknowledged: Vec<(Epoch, Time, Time)>,
+    /// The newest look found the rule astray.
+    astray: bool,
+    /// When the first look began that showed it put back. A canary that began earlier may have been let go without the rule,
+    /// and have been told so only since.
+    not_before: Time,
+}
 
 impl Canaries {
     /// One of `epoch` that began at `began` was acknowledged before `now`.
     pub fn acknowledged(&mut self, epoch: Epoch, began: Time, now: Time) {
-        self.0.push((epoch, began, now));
+        self.acknowledged.push((epoch, began, now));
     }
 
     /// A look that began at `at` showed whether the rule was in force: the epoch and beginning of the newest canary that was
-    /// acknowledged before it and counts by that. Where it was not in force none counts that was acknowledged so far.
-    pub fn looked(&mut self, rule: bool, at: Time) -> Option<(Epoch, Time)> {
-        if !rule {
-            self.0.clear();
+    /// acknowledged before it and counts by that. Where it was not in force none counts that was acknowledged so far; and
+    /// where it is `astray`, by another hand than ours, none that was under way either.
+    pub fn looked(&mut self, rule: bool, astray: bool, at: Time) -> Option<(Epoch, Time)> {
+        self.astray |= astray;
+        if !rule || astray {
+            self.acknowledged.clear();
             return None;
         }
-        let counts =
-            self.0.iter().filter(|(_, _, acknowledged)| *acknowledged <= at).map(|(epoch, began, _)| (*epoch, *began));
-        let newest = counts.max();
-        self.0.retain(|(_, _, acknowledged)| *acknowledged > at);
+        if std::mem::take(&mut self.astray) {
+            self.not_before = at;
+        }
+        let own = |began: Time, acknowledged: Time| began >= self.not_before && acknowledged <= at;
+        let counts = self.acknowledged.iter().filter(|(_, began, acknowledged)| own(*began, *acknowledged));
+        let newest = counts.map(|(epoch, began, _)| (*epoch, *began)).max();
+        self.acknowledged.retain(|(_, _, acknowledged)| *acknowledged > at);
         newest
     }
 }
@@ -195,6 +207,19 @@ fn settled(agreed: &ClusterState, report: &UnprovenReport) -> bool {
 mod tests {
     use super::*;
 
+    /// Found by the simulation (`--hands`, seed 157): it had waited while nobody could confirm it, was let go when the rule
+    /// was taken away, and heard of that only when the rule was back.
+    #[test]
+    fn a_canary_that_was_under_way_when_the_rule_was_taken_away_gives_no_right() {
+        let mut canaries = Canaries::default();
+        assert_eq!(canaries.looked(true, false, Time(0)), None);
+        assert_eq!(canaries.looked(false, true, Time(100)), None);
+        canaries.acknowledged(Epoch(1), Time(50), Time(120));
+        assert_eq!(canaries.looked(true, false, Time(130)), None);
+        canaries.acknowledged(Epoch(1), Time(131), Time(140));
+        assert_eq!(canaries.looked(true, false, Time(150)), Some((Epoch(1), Time(131))));
+    }
+
     #[test]
     fn what_goes_on_is_one_stretch_and_what_comes_back_another() {
         let mut ledger = Ledger::default();
@@ -215,14 +240,19 @@ mod tests {
         let mut canaries = Canaries::default();
         canaries.acknowledged(Epoch(2), Time(100), Time(110));
         canaries.acknowledged(Epoch(2), Time(200), Time(210));
-        assert_eq!(canaries.looked(true, Time(105)), None);
-        assert_eq!(canaries.looked(true, Time(205)), Some((Epoch(2), Time(100))));
+        assert_eq!(canaries.looked(true, false, Time(105)), None);
+        assert_eq!(canaries.looked(true, false, Time(205)), Some((Epoch(2), Time(100))));
+        // A change of our own is on its way: what is under way waits for the old rule or the new one.
+        canaries.acknowledged(Epoch(2), Time(211), Time(212));
+        assert_eq!(canaries.looked(false, false, Time(213)), None);
+        canaries.acknowledged(Epoch(2), Time(211), Time(214));
+        assert_eq!(canaries.looked(true, false, Time(215)), Some((Epoch(2), Time(211))));
         // Taken out of force by hand: the one after it counts for nothing, whatever is put back.
         canaries.acknowledged(Epoch(2), Time(220), Time(230));
-        assert_eq!(canaries.looked(false, Time(240)), None);
-        assert_eq!(canaries.looked(true, Time(300)), None);
+        assert_eq!(canaries.looked(false, true, Time(240)), None);
+        assert_eq!(canaries.looked(true, false, Time(300)), None);
         canaries.acknowledged(Epoch(2), Time(310), Time(320));
-        assert_eq!(canaries.looked(true, Time(330)), Some((Epoch(2), Time(310))));
+        assert_eq!(canaries.looked(true, false, Time(330)), Some((Epoch(2), Time(310))));
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl World {
             postgres: LocalPostgres::Stopped { crashed: false },
             wal_end: None,
             directory: crate::local::Directory::default(),
+            own_end: None,
             sealed: None,
             fence_on_disk: true,
             in_force: None,

@@ -41,6 +41,7 @@ impl World {
             unproven: Vec::new(),
             shown_to_leader: None,
             echo: None,
+            timelines: crate::report::TimelinesReport::default(),
             was_member: false,
         }
     }
@@ -78,6 +79,7 @@ impl World {
             shown_ago_ms: None,
             right_ms: 1_000,
             unasked_ms: None,
+            written_by_others: 0,
         };
         Report { postgres: PostgresReport::Primary(Box::new(primary)), ..self.report(number) }
     }
@@ -184,7 +186,9 @@ impl World {
     pub(crate) fn look(&mut self) -> Decision {
         self.notice();
         let cluster = self.state.clusters.values().next().unwrap();
-        decide(cluster, &self.seen, self.now)
+        let decision = decide(cluster, &self.seen, self.now);
+        assert!(decision.wake_at.is_none_or(|at| at > self.now), "a moment that has passed wakes it for ever");
+        decision
     }
 
     /// Decides; something must be wanted, and `apply` must agree with it.

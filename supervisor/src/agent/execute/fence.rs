@@ -43,7 +43,7 @@ pub async fn now(shared: &Arc<Shared>, polite_ms: u64, why: &str) {
                 let mut inner = shared.lock();
                 inner.fence_due = None;
                 inner.local.fence_on_disk = true;
-                inner.local.wal_end = None;
+                inner.forget_end();
                 inner.local.right = pgvigil_core::lease::Right::default();
                 inner.activity = None;
                 drop(inner);

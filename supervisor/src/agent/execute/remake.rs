@@ -3,13 +3,14 @@
 
 use super::{
     found, instance, obey, overtaken,
-    seal::{locate, needs},
+    seal::{Place, locate, needs},
     settings,
 };
 use crate::agent::{peers, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
-    id::{Epoch, Incarnation, TimelineId},
+    id::{Epoch, Incarnation, MemberKey, TimelineId},
+    lineage::{OwnEnd, place},
     local::{Directory, Local, LocalPostgres},
     lsn::Lsn,
     position::Position,
@@ -58,12 +59,28 @@ fn config(shared: &Shared) -> MemberConfig {
     }
 }
 
-/// Where this member's own WAL left the history of the reign in force.
-fn fork(shared: &Shared, owner: Option<TimelineId>) -> Option<Lsn> {
+/// Where this member's own WAL left the history of the reign in force, and whether by a promotion that nobody ordered.
+struct Left {
+    fork: Lsn,
+    by_hand: bool,
+}
+
+/// `owner` owns the last byte; `own` is what was read of an end that lies on no agreed timeline.
+fn left(shared: &Shared, owner: Option<TimelineId>, own: Option<&OwnEnd>) -> Option<Left> {
     let agreed = shared.agreed()?;
     let reign = agreed.reign()?;
     let history = history_of(&agreed, reign);
-    owner.and_then(|owner| history.switch_point(owner)).or_else(|| reign.promotion.map(|p| p.fork))
+    let default = reign.promotion.map(|p| p.fork);
+    let marker = shared.lock().local.marker.clone()?;
+    let me = MemberKey::new(marker.member, marker.incarnation);
+    let Some(astray) = own.and_then(|own| place(&agreed, &me, own).err()) else {
+        let fork = owner.and_then(|owner| history.switch_point(owner)).or(default)?;
+        return Some(Left { fork, by_hand: false });
+    };
+    let to = astray.agreed_to?;
+    let on = agreed.reigns.iter().find(|r| r.epoch == to.epoch).map_or(TimelineId(0), |r| r.timeline);
+    let fork = if on == history.timeline { to.lsn } else { history.switch_point(on).or(default)?.min(to.lsn) };
+    Some(Left { fork, by_hand: astray.by_hand })
 }
 
 /// By pg_rewind; by a clone if that does not work.
@@ -76,13 +93,16 @@ pub async fn rewind(
 ) -> anyhow::Result<()> {
     obey(shared, epoch)?;
     fault::reach("rewind:begin", Some(&shared.layout.data_dir)).await;
-    let owner = shared.lock().local.wal_end.map(|(_, owner)| owner);
+    let (owner, own) = {
+        let inner = shared.lock();
+        (inner.local.wal_end.map(|(_, owner)| owner), inner.local.own_end.clone())
+    };
     if interrupted(&shared.layout)?.is_some() {
         // An earlier rewind did not end: what it left cannot be trusted.
         return clone(shared, epoch, upstream, incarnation, action).await;
     }
     let reigning = shared.agreed().and_then(|agreed| agreed.reign().map(|reign| reign.timeline));
-    let (Some(fork), Some(timeline)) = (fork(shared, owner), reigning) else {
+    let (Some(Left { fork, by_hand }), Some(timeline)) = (left(shared, owner, own.as_ref()), reigning) else {
         return clone(shared, epoch, upstream, incarnation, action).await;
     };
     shared.lock().activity = Some(format!("rewinding to {fork}"));
@@ -106,7 +126,7 @@ pub async fn rewind(
     let why = match rewound {
         Ok(rewound) => {
             tracing::info!(member = %shared.me(), took = ?rewound.took, "rewound to {fork}");
-            note_discarded(shared, rewound.kept.as_ref());
+            note_discarded(shared, rewound.kept.as_ref(), by_hand);
             fault::reach("rewind:done", Some(&shared.layout.data_dir)).await;
             // What pg_rewind says is not believed unread: only what belongs takes this member's name.
             match read(shared).await {
@@ -146,8 +166,12 @@ type End = (Position, TimelineId);
 async fn read(shared: &Shared) -> anyhow::Result<(Local, End, Option<End>)> {
     let (_, found) = stopped::read(&instance(shared)).await?;
     let agreed = shared.agreed().context("no agreed state yet")?;
-    let local = shared.lock().local.clone();
-    Ok((local, locate(&agreed, &found)?, needs(&agreed, &found)?))
+    let mut local = shared.lock().local.clone();
+    local.own_end = None;
+    match locate(shared, &agreed, &found) {
+        Place::Agreed(position, owner) => Ok((local, (position, owner), needs(&agreed, &found)?)),
+        Place::Astray(_, astray) => bail!("{}", astray.why),
+    }
 }
 
 /// By pg_basebackup into a new directory.
@@ -212,6 +236,7 @@ fn finish(shared: &Shared, incarnation: Incarnation, end: End, needs: Option<End
     inner.local.fence_on_disk = true;
     inner.local.sealed = None;
     inner.local.in_force = None;
+    inner.forget_end();
     inner.local.wal_end = Some(end);
     inner.flush_seen = None;
     inner.slow = None;
@@ -224,29 +249,34 @@ async fn keep_aside(shared: &Arc<Shared>, incarnation: Incarnation) {
     let keeping = async move {
         let (control, found) = stopped::read(&instance(&worker)).await?;
         let layout = worker.layout.clone();
-        let Some(fork) = fork(&worker, Some(found.timeline())) else { return Ok(None) };
+        let own = OwnEnd { history: found.own.clone(), end: found.end() };
+        let Some(Left { fork, by_hand }) = left(&worker, Some(found.timeline()), Some(&own)) else { return Ok(None) };
         let label = format!("i{incarnation}");
         let kept = tokio::task::spawn_blocking(move || {
             diverged::keep(&layout, &found, fork, control.wal_segment_size, &label)
         })
         .await??;
-        anyhow::Ok(kept)
+        anyhow::Ok(kept.map(|kept| (kept, by_hand)))
     };
     match keeping.await {
-        Ok(kept) => note_discarded(shared, kept.as_ref()),
+        Ok(kept) => {
+            note_discarded(shared, kept.as_ref().map(|(kept, _)| kept), kept.as_ref().is_some_and(|(_, by)| *by))
+        }
         Err(error) => shared.problem("diverged", Some(format!("its diverged WAL could not be kept aside: {error:#}"))),
     }
 }
 
-fn note_discarded(shared: &Shared, kept: Option<&Kept>) {
+fn note_discarded(shared: &Shared, kept: Option<&Kept>, by_hand: bool) {
     let Some(kept) = kept else { return };
+    let newest = shared.agreed().map(|agreed| agreed.epoch).unwrap_or_default();
     let mut inner = shared.lock();
-    let epoch = inner.local.promise.reigned;
+    let epoch = if by_hand { newest } else { inner.local.promise.reigned };
     inner.discarded = Some(DiscardedWal {
         epoch,
         timeline: kept.manifest.timeline,
         from: kept.manifest.fork,
         to: kept.manifest.end,
         kept_in: kept.dir.display().to_string(),
+        by_hand,
     });
 }

@@ -8,15 +8,17 @@ use crate::{
 use anyhow::{Context, bail};
 use pgvigil_core::{
     cluster::ClusterState,
-    id::{Epoch, TimelineId},
+    id::{Epoch, MemberKey, TimelineId},
+    lineage::{Astray, OwnEnd, place},
     local::{InForce, LocalPostgres, SealedAt},
     position::Position,
     reconcile::Upstream,
-    time::Time,
+    time::{Time, WallTime},
 };
 use pgvigil_postgres::{
     Link,
     fault::{self, Bug},
+    history_files,
     position::DiskPosition,
     seal::{SealLimits, SealedServer, seal as seal_server},
     settings::write_pass_file,
@@ -42,8 +44,11 @@ pub async fn seal(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
     fault::reach("seal:promised", data_dir).await;
     let (position, quiet, steps) = closed?;
     let mut inner = shared.lock();
+    let strayed = inner.local.own_end.is_some();
+    let Some(position) = position else { bail!("no part of its WAL is known to be of an agreed timeline") };
     inner.quiet_since = Some(quiet);
-    inner.can_stream = true;
+    // Up to where it left the agreed history it testifies; what lies there now is nobody's to have.
+    inner.can_stream = !strayed;
     inner.local.sealed = Some(SealedAt { epoch, position });
     drop(inner);
     tracing::info!(member = %shared.me(), %epoch, %position, ?steps, "sealed");
@@ -57,8 +62,9 @@ pub async fn read_wal_end(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<
     Ok(())
 }
 
-/// Stops reception, reads the position, says since when it has not moved, and what each step took.
-async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'static str, Duration)>)> {
+/// Stops reception, reads the position, says since when it has not moved, and what each step took. `None`: no part of its
+/// WAL is of an agreed timeline.
+async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Option<Position>, Time, Vec<(&'static str, Duration)>)> {
     let agreed = shared.agreed().context("no agreed state yet")?;
     let promotion_asked = {
         let inner = shared.lock();
@@ -69,7 +75,7 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
     let claimed = claimed_early(shared, &agreed).await;
     if let (true, Some((position, owner))) = (fault::planted(Bug::SealSkipped), claimed) {
         shared.lock().local.wal_end = Some((position, owner));
-        return Ok((position, clock::now(), Vec::new()));
+        return Ok((Some(position), clock::now(), Vec::new()));
     }
     // Nothing is in force from here on that could be put back.
     shared.lock().expected = None;
@@ -77,11 +83,15 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
     let lacks_wal = sealed.as_ref().err().filter(|error| error.lacks_wal()).map(ToString::to_string);
     shared.lock().local.directory.lacks_wal = lacks_wal;
     let sealed = sealed?;
-    let (mut position, owner) = claimed.map_or_else(|| locate(&agreed, &sealed.position), Ok)?;
     let needs = needs(&agreed, &sealed.position)?;
-    if fault::planted(Bug::PositionInvented) {
+    let mut place = match claimed {
+        Some(claimed) => Place::Agreed(claimed.0, claimed.1),
+        None => locate(shared, &agreed, &sealed.position),
+    };
+    if let (true, Place::Agreed(position, _)) = (fault::planted(Bug::PositionInvented), &mut place) {
         position.lsn.0 += 1 << 20;
     }
+    look_at_timelines(shared, sealed.position.own.timeline).await;
     match sealed.server {
         SealedServer::Running { pinned } => shared.lock().pinned = pinned,
         SealedServer::Stopped(why) => {
@@ -94,9 +104,22 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Position, Time, Vec<(&'s
         }
     }
     let mut inner = shared.lock();
+    inner.forget_end();
+    let position = match place {
+        Place::Agreed(position, owner) => {
+            inner.local.wal_end = Some((position, owner));
+            Some(position)
+        }
+        Place::Astray(own, astray) => {
+            tracing::warn!(member = %shared.me(), end = %own.end, "its WAL is on no agreed timeline: {}", astray.why);
+            inner.own_end_at = history_files::written_at(&shared.layout.pg_wal(), own.history.timeline).map(WallTime);
+            inner.local.own_end = Some(own);
+            astray.agreed_to
+        }
+    };
     // Sampled at or beyond the end already: quiet since that sample came in. Otherwise the last bytes came after it.
-    let quiet = inner.flush_seen.filter(|(lsn, _)| *lsn >= position.lsn).map_or_else(clock::now, |(_, at)| at);
-    inner.local.wal_end = Some((position, owner));
+    let sampled = inner.flush_seen.filter(|(lsn, _)| position.is_some_and(|position| *lsn >= position.lsn));
+    let quiet = sampled.map_or_else(clock::now, |(_, at)| at);
     inner.local.directory.needs = needs;
     inner.local.fence_on_disk = true;
     if let Some(in_force) = inner.local.in_force.take() {
@@ -130,12 +153,32 @@ pub(super) fn needs(agreed: &ClusterState, found: &DiskPosition) -> anyhow::Resu
     }
 }
 
-/// The position in agreed terms: the epoch in which the owning timeline began (history A3).
-pub(super) fn locate(agreed: &ClusterState, found: &DiskPosition) -> anyhow::Result<(Position, TimelineId)> {
-    let owner = found.timeline();
-    match agreed.epoch_of_timeline(owner) {
-        Some(epoch) => Ok((Position::new(epoch, found.end()), owner)),
-        None => bail!("its WAL ends on timeline {owner}, which was never allotted in this cluster"),
+/// Where its WAL ends.
+pub(super) enum Place {
+    /// The epoch in which the owning timeline began (history A3), and that timeline.
+    Agreed(Position, TimelineId),
+    /// On a timeline that nobody agreed on, whatever its number (review F13).
+    Astray(OwnEnd, Astray),
+}
+
+/// The position in agreed terms, by the content of the owning timeline's history file.
+pub(super) fn locate(shared: &Shared, agreed: &ClusterState, found: &DiskPosition) -> Place {
+    let incarnation = shared.lock().local.marker.as_ref().map(|marker| marker.incarnation).unwrap_or_default();
+    let own = OwnEnd { history: found.own.clone(), end: found.end() };
+    match place(agreed, &MemberKey::new(shared.me().clone(), incarnation), &own) {
+        Ok(position) => Place::Agreed(position, found.timeline()),
+        Err(astray) => Place::Astray(own, astray),
+    }
+}
+
+/// Which numbers are taken here, for the report.
+pub async fn look_at_timelines(shared: &Shared, own: TimelineId) {
+    let pg_wal = shared.layout.pg_wal();
+    let newest = tokio::task::spawn_blocking(move || history_files::newest(&pg_wal)).await;
+    match newest {
+        Ok(Ok(newest)) => shared.lock().newest_timeline = newest.unwrap_or_default().max(own),
+        Ok(Err(error)) => tracing::warn!(member = %shared.me(), "the history files cannot be read: {error}"),
+        Err(error) => tracing::warn!(member = %shared.me(), "the history files were not read: {error}"),
     }
 }
 

@@ -221,7 +221,8 @@ pub async fn start_primary(
     inner.names_in_force = Some(put.names);
     inner.expected = Some(Expected::now(put.ours.shown(shared.binaries.version(), &shared.layout), true));
     inner.local.sealed = None;
-    inner.local.wal_end = None;
+    inner.forget_end();
+    inner.forget_records();
     inner.local.fence_on_disk = false;
     Ok(())
 }
@@ -254,7 +255,7 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     if in_recovery {
         // What was read and sealed is no longer the end. If this one is given up, nobody may follow with a server that was
         // asked to promote and may do it yet: whoever reads the end again stops it. Keeps S3 (found by the simulation).
-        shared.lock().local.wal_end = None;
+        shared.lock().forget_end();
         link.resume_replay(STATEMENT).await.ok();
         instance.promote(&postmaster)?;
         fault::reach("promote:asked", data_dir).await;
@@ -270,12 +271,15 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
     };
     fault::reach("promote:promoted", data_dir).await;
     let promotion = Promotion { fork: promoted.fork, end: promoted.insert };
-    // Both flushed at once, before anybody hears of the promotion.
+    // All flushed at once, before anybody hears of the promotion, or fetches the timeline's history.
     let (layout, promising) = (shared.layout.clone(), Arc::clone(shared));
+    let pg_wal = layout.pg_wal();
     let fence = tokio::task::spawn_blocking(move || write_fence(&layout));
+    let mark = tokio::task::spawn_blocking(move || history_files::mark(&pg_wal, timeline, epoch));
     let promise =
         tokio::task::spawn_blocking(move || promising.promise(epoch, |promise| promise.promotion = Some(promotion)));
     fence.await??;
+    mark.await??;
     promise.await??;
     fault::reach("promote:promised", data_dir).await;
     let mut inner = shared.lock();
@@ -285,7 +289,8 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
         running.flush_lsn = promoted.insert;
     }
     inner.local.sealed = None;
-    inner.local.wal_end = None;
+    inner.forget_end();
+    inner.forget_records();
     inner.local.fence_on_disk = false;
     inner.flush_seen = None;
     drop(inner);

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, MemberKey},
     local::InForce,
-    reconcile::{Action, Upstream, history_of},
+    reconcile::{Action, Upstream},
 };
 use pgvigil_postgres::{
     Settings, StopMode, fault,
@@ -78,17 +78,15 @@ fn following_of(epoch: Epoch, upstream: &Upstream) -> InForce {
     InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()), named: upstream.named }
 }
 
-/// A promotion that was cut off between its timeline's history file and its end-of-recovery record leaves a file that
-/// names a timeline which never was: a start that follows `latest` would ask its upstream for it for ever.
+/// A promotion that was cut off, or made by hand, leaves a file that names a timeline which never was, or another one by
+/// the same number: a start that follows `latest` would ask its upstream for it for ever.
 async fn forget_dead_branches(shared: &Arc<Shared>) -> anyhow::Result<()> {
-    let agreed = shared.agreed().context("no agreed state yet")?;
     let wal_end = shared.lock().local.wal_end;
-    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(()) };
-    let living = history_of(&agreed, reign);
+    let Some((_, owner)) = wal_end else { return Ok(()) };
     let pg_wal = shared.layout.pg_wal();
-    let removed = tokio::task::spawn_blocking(move || history_files::remove_dead(&pg_wal, owner, &living)).await??;
+    let removed = tokio::task::spawn_blocking(move || history_files::remove_above(&pg_wal, owner)).await??;
     if !removed.is_empty() {
-        tracing::warn!(member = %shared.me(), ?removed, "removed history files of timelines that never came to be");
+        tracing::info!(member = %shared.me(), ?removed, "removed history files above its own timeline; what lives is fetched again");
     }
     Ok(())
 }
@@ -108,7 +106,7 @@ async fn point_at(
     {
         let mut inner = shared.lock();
         inner.pointed_at = Some(((upstream.host.clone(), upstream.port), to.scram_plus));
-        inner.local.wal_end = None;
+        inner.forget_end();
         inner.local.sealed = None;
         inner.flush_seen = None;
     }
@@ -174,6 +172,6 @@ pub async fn restart(shared: &Arc<Shared>, request: u64) -> anyhow::Result<()> {
     // Kept on disk: an agent that starts anew must not do it again.
     shared.promise_note(|promise| promise.restarted = request).context("cannot note that the restart is done")?;
     stopped.context("cannot stop PostgreSQL")?;
-    shared.lock().local.wal_end = None;
+    shared.lock().forget_end();
     Ok(())
 }

@@ -28,7 +28,7 @@ pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
     c.forget_running(was_dead || !clean);
     let mut inner = c.a.inner.borrow_mut();
     inner.local.fence_on_disk = true;
-    inner.local.wal_end = None;
+    inner.forget_end();
     inner.local.right = Right::default();
     drop(inner);
     c.renew(Renewal::Revoked);

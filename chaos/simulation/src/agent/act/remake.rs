@@ -10,7 +10,8 @@ use crate::{
     world::World,
 };
 use pgvigil_core::{
-    id::{Epoch, Incarnation, TimelineId},
+    id::{Epoch, Incarnation, MemberKey},
+    lineage::{self, OwnEnd},
     local::{LocalPostgres, Marker},
     lsn::Lsn,
     reconcile::{Action, Upstream, history_of},
@@ -123,7 +124,7 @@ fn place(c: &Ctx, copied: &DataDir) {
 /// Marks the new directory, and knows of it what was read: the primary may have been another one when the copy began.
 async fn finish(c: &Ctx, incarnation: Incarnation) -> Result<(), Failed> {
     let agreed = c.agreed().ok_or("no agreed state yet")?;
-    let end = locate(c, &agreed)?;
+    let end = locate(c, &agreed)?.map_err(|(_, astray)| astray.why)?;
     let mark = Marker { cluster: World::cluster(), member: c.w.member(c.h).clone(), incarnation };
     c.w.fsync(c.h).await;
     let written = mark.clone();
@@ -134,6 +135,7 @@ async fn finish(c: &Ctx, incarnation: Incarnation) -> Result<(), Failed> {
     inner.local.fence_on_disk = true;
     inner.local.sealed = None;
     inner.local.in_force = None;
+    inner.forget_end();
     inner.local.wal_end = Some(end);
     inner.flush_seen = None;
     inner.slow = false;
@@ -144,13 +146,20 @@ async fn finish(c: &Ctx, incarnation: Incarnation) -> Result<(), Failed> {
 fn keep_aside(c: &Ctx) {
     let Some(agreed) = c.agreed() else { return };
     let (Some(reign), Some(end)) = (agreed.reign(), c.end_on_disk()) else { return };
-    let owner = TimelineId(c.w.tree.borrow().timeline(end.branch));
-    let Some(fork) = history_of(&agreed, reign).switch_point(owner) else { return };
-    if end.lsn <= fork.0 {
-        return;
-    }
+    let marker = c.a.inner.borrow().local.marker.clone();
+    let Some(marker) = marker else { return };
+    let own = OwnEnd { history: c.w.tree.borrow().history(end.branch), end: Lsn(end.lsn) };
+    let owner = own.history.timeline;
+    let astray = lineage::place(&agreed, &MemberKey::new(marker.member, marker.incarnation), &own).err();
+    let by_hand = astray.as_ref().is_some_and(|astray| astray.by_hand);
+    let fork = match astray {
+        Some(astray) => astray.agreed_to.map(|at| at.lsn),
+        None => history_of(&agreed, reign).switch_point(owner),
+    };
+    let Some(fork) = fork.filter(|fork| end.lsn > fork.0) else { return };
     let mut inner = c.a.inner.borrow_mut();
-    let epoch = inner.local.promise.reigned;
+    let epoch = if by_hand { agreed.epoch } else { inner.local.promise.reigned };
+    let to = Lsn(end.lsn);
     inner.discarded =
-        Some(DiscardedWal { epoch, timeline: owner, from: fork, to: Lsn(end.lsn), kept_in: "aside".to_owned() });
+        Some(DiscardedWal { epoch, timeline: owner, from: fork, to, kept_in: "aside".to_owned(), by_hand });
 }

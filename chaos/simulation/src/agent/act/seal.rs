@@ -9,7 +9,8 @@ use crate::{
 };
 use pgvigil_core::{
     cluster::ClusterState,
-    id::{Epoch, TimelineId},
+    id::{Epoch, MemberKey, TimelineId},
+    lineage::{Astray, OwnEnd, place},
     local::{InForce, LocalPostgres, SealedAt},
     lsn::Lsn,
     position::Position,
@@ -36,8 +37,9 @@ pub async fn seal(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     let ((), closed) = both(promised, close(c)).await;
     let (position, quiet) = closed?;
     let mut inner = c.a.inner.borrow_mut();
+    let position = position.ok_or("no part of its WAL is known to be of an agreed timeline")?;
     inner.quiet_since = Some(quiet);
-    inner.can_stream = true;
+    inner.can_stream = inner.local.own_end.is_none();
     inner.local.sealed = Some(SealedAt { epoch, position });
     drop(inner);
     c.w.log_host(c.h, || format!("sealed for {epoch} at {position}"));
@@ -50,7 +52,7 @@ pub async fn read_wal_end(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     close(c).await.map(|_| ())
 }
 
-async fn close(c: &Ctx) -> Result<(Position, Time), Failed> {
+async fn close(c: &Ctx) -> Result<(Option<Position>, Time), Failed> {
     let agreed = c.agreed().ok_or("no agreed state yet")?;
     let promotion_asked = {
         let inner = c.a.inner.borrow();
@@ -77,18 +79,32 @@ async fn close(c: &Ctx) -> Result<(Position, Time), Failed> {
     }
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.synced = data.end.lsn);
-    let (position, owner) = locate(c, &agreed)?;
-    let quiet = note_end(c, position, owner);
+    let located = locate(c, &agreed)?;
+    let position = {
+        let mut inner = c.a.inner.borrow_mut();
+        inner.forget_end();
+        match located {
+            Ok(end) => {
+                inner.local.wal_end = Some(end);
+                Some(end.0)
+            }
+            Err((own, astray)) => {
+                c.w.cover.hit("seal", "astray");
+                inner.local.own_end = Some(own);
+                astray.agreed_to
+            }
+        }
+    };
+    let quiet = note_end(c, position);
     c.step("seal.read").await;
     Ok((position, quiet))
 }
 
 /// Remembers where the WAL ends, and says since when it has not moved: sampled at or beyond the end already, since that
 /// sample began; otherwise the last bytes came after it.
-fn note_end(c: &Ctx, position: Position, owner: TimelineId) -> Time {
+fn note_end(c: &Ctx, position: Option<Position>) -> Time {
     let mut inner = c.a.inner.borrow_mut();
-    let sampled = inner.flush_seen.filter(|(lsn, _)| *lsn >= position.lsn);
-    inner.local.wal_end = Some((position, owner));
+    let sampled = inner.flush_seen.filter(|(lsn, _)| position.is_some_and(|position| *lsn >= position.lsn));
     inner.local.fence_on_disk = true;
     if let Some(in_force) = inner.local.in_force.take() {
         inner.local.in_force = Some(InForce { upstream: None, version: None, ..in_force });
@@ -134,14 +150,23 @@ fn may_be_misled(c: &Ctx) -> bool {
     misled && c.w.planted != Some(Planted::DeadTimelineUnseen)
 }
 
-/// The position in agreed terms: the epoch in which the owning timeline began (history A3).
-pub(super) fn locate(c: &Ctx, agreed: &ClusterState) -> Result<(Position, TimelineId), Failed> {
+/// The position in agreed terms: the epoch in which the owning timeline began (history A3), by the content of its history
+/// file (review F13).
+#[expect(clippy::type_complexity, reason = "a position and its timeline, or an end and why it is nowhere")]
+pub(super) fn locate(
+    c: &Ctx,
+    agreed: &ClusterState,
+) -> Result<Result<(Position, TimelineId), (OwnEnd, Astray)>, Failed> {
     let end = c.end_on_disk().ok_or("no data directory")?;
-    let owner = TimelineId(c.w.tree.borrow().timeline(end.branch));
-    match agreed.epoch_of_timeline(owner) {
-        Some(epoch) => Ok((Position::new(epoch, Lsn(end.lsn)), owner)),
-        None => Err(format!("its WAL ends on timeline {owner}, which was never allotted")),
+    let own = OwnEnd { history: c.w.tree.borrow().history(end.branch), end: Lsn(end.lsn) };
+    let owner = own.history.timeline;
+    if c.w.planted == Some(Planted::TimelineByNumber) {
+        let epoch = agreed.epoch_of_timeline(owner).ok_or("its WAL ends on a timeline that was never allotted")?;
+        return Ok(Ok((Position::new(epoch, own.end), owner)));
     }
+    let incarnation = c.a.inner.borrow().local.marker.as_ref().map(|m| m.incarnation).unwrap_or_default();
+    let me = MemberKey::new(c.w.member(c.h).clone(), incarnation);
+    Ok(place(agreed, &me, &own).map(|position| (position, owner)).map_err(|astray| (own, astray)))
 }
 
 /// The one reception of WAL that a seal allows: from another sealed member, by the election's order, under a name that

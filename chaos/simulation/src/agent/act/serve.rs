@@ -120,7 +120,8 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
     inner.names_in_force = Some(names);
     inner.local.sealed = None;
-    inner.local.wal_end = None;
+    inner.forget_end();
+    inner.forget_records();
     inner.local.fence_on_disk = false;
     Ok(())
 }
@@ -160,6 +161,10 @@ pub async fn promote(c: &Ctx, epoch: Epoch, timeline: TimelineId) -> Result<(), 
         let branch = disk.data.as_ref().map(|data| data.end.branch);
         branch.and_then(|branch| c.w.tree.borrow().fork(branch)).map_or(0, |fork| fork.lsn)
     };
+    let branch = c.w.with_data(c.h, |data| data.end.branch);
+    if let Some(branch) = branch {
+        c.w.tree.borrow_mut().mark(branch, epoch.0);
+    }
     let end = Lsn(c.w.hosts[c.h].pg.borrow().insert);
     let promotion = Promotion { fork: Lsn(fork), end };
     c.promise(|promise| promise.promotion = Some(promotion)).await;
@@ -171,7 +176,8 @@ pub async fn promote(c: &Ctx, epoch: Epoch, timeline: TimelineId) -> Result<(), 
         running.flush_lsn = end;
     }
     inner.local.sealed = None;
-    inner.local.wal_end = None;
+    inner.forget_end();
+    inner.forget_records();
     inner.local.fence_on_disk = false;
     inner.flush_seen = None;
     Ok(())
@@ -192,9 +198,10 @@ async fn ask(c: &Ctx, epoch: Epoch, timeline: TimelineId) -> Result<(), Failed> 
         let mut pg = c.w.hosts[c.h].pg.borrow_mut();
         pg.replay_paused = false;
         pg.epoch = epoch.0;
+        pg.by_hand = false;
     }
     // Whoever reads the end again stops a server that may promote yet.
-    c.a.inner.borrow_mut().local.wal_end = None;
+    c.a.inner.borrow_mut().forget_end();
     c.w.replay(c.h);
     c.w.ask_promotion(c.h);
     c.step("promote.asked").await;

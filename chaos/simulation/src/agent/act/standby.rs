@@ -9,10 +9,9 @@ use crate::{
     postgres::data::{Conf, Upstream as Following},
 };
 use pgvigil_core::{
-    id::{Epoch, MemberKey, TimelineId},
+    id::{Epoch, MemberKey},
     local::InForce,
-    lsn::Lsn,
-    reconcile::{Action, Upstream, history_of},
+    reconcile::{Action, Upstream},
 };
 
 const START_MS: u64 = 30_000;
@@ -33,7 +32,7 @@ async fn launch(c: &Ctx, epoch: Epoch, pinned: bool, following: Option<&(Upstrea
     c.step("launch.sealed").await;
     c.w.with_data(c.h, |data| data.door = following.is_some());
     if let Some((upstream, key)) = following {
-        forget_dead_branches(c)?;
+        forget_dead_branches(c);
         point_at(c, epoch, upstream, key).await?;
     }
     if !c.w.start_server(c.h) {
@@ -59,17 +58,11 @@ fn following_of(epoch: Epoch, upstream: &Upstream) -> InForce {
     InForce { epoch, version: None, door_open: true, upstream: Some(upstream.key.clone()), named: upstream.named }
 }
 
-/// A start that follows takes the newest history file for its target: those of timelines that never came to be go.
-fn forget_dead_branches(c: &Ctx) -> Result<(), Failed> {
-    let agreed = c.agreed().ok_or("no agreed state yet")?;
-    let wal_end = c.a.inner.borrow().local.wal_end;
-    let (Some(reign), Some((_, owner))) = (agreed.reign(), wal_end) else { return Ok(()) };
-    let living = history_of(&agreed, reign);
-    let lives = |number: u32| living.contains(TimelineId(number), Lsn::ZERO);
-    c.w.with_data(c.h, |data| {
-        data.histories.retain(|number, fork| *number <= owner.0 || (fork.is_some() && lives(*number)));
-    });
-    Ok(())
+/// A start that follows takes the newest history file for its target: those above its own timeline go, and what lives is
+/// fetched again.
+fn forget_dead_branches(c: &Ctx) {
+    let Some((_, owner)) = c.a.inner.borrow().local.wal_end else { return };
+    c.w.with_data(c.h, |data| data.histories.retain(|number, _| *number <= owner.0));
 }
 
 /// Writes upstream and password. From here on WAL may come in: what was read and sealed is no longer the end.
@@ -77,7 +70,7 @@ async fn point_at(c: &Ctx, epoch: Epoch, upstream: &Upstream, key: &MemberKey) -
     let host = c.w.host_of(&upstream.key.member).ok_or("no such host")?;
     {
         let mut inner = c.a.inner.borrow_mut();
-        inner.local.wal_end = None;
+        inner.forget_end();
         inner.local.sealed = None;
         inner.flush_seen = None;
     }
@@ -132,6 +125,6 @@ pub async fn restart(c: &Ctx, request: u64) -> Result<(), Failed> {
     stop(c, START_MS).await;
     c.forget_running(false);
     c.promise(|promise| promise.restarted = request).await;
-    c.a.inner.borrow_mut().local.wal_end = None;
+    c.a.inner.borrow_mut().forget_end();
     Ok(())
 }

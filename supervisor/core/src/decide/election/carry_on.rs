@@ -11,7 +11,8 @@ impl View<'_> {
     /// The primary goes on: restarted in place because nobody may take over, or the election is called off.
     pub(super) fn carry_on(&self, decision: &mut Decision) -> bool {
         // Sealed and silent since, it would not start again.
-        let own = self.seals.iter().find(|seal| seal.key == self.last.primary && self.answers(&seal.key.member));
+        // Nor one that has diverged since, by hand.
+        let own = self.seals.iter().find(|seal| seal.key == self.last.primary && self.can_stream.contains(&seal.key));
         let Some(own) = self.standing.as_ref().or(own) else { return false };
         // A restart in place that was cut short before it was done can be begun again.
         if self.agreed.promoted_epoch_of(&self.last.primary) != Some(self.last.epoch) {
