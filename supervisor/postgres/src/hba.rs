@@ -105,6 +105,34 @@ pub fn write(layout: &Layout, door: Door, access: &Access, user: &[String]) -> R
     replace(&layout.pg_hba(), render(door, access, user).as_bytes(), 0o600)
 }
 
+/// How the two files stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// As they would be written.
+    Right,
+    /// Ours, with that door, but not as they would be written now.
+    Behind,
+    /// Ours, with the other door: an act is under way.
+    OtherDoor,
+    /// Somebody replaced them: the agent may not get in any more, nor its standbys.
+    Replaced,
+}
+
+/// Compares the files with what [`write`] would write.
+pub fn stands(layout: &Layout, door: Door, access: &Access, user: &[String]) -> Result<Stands, FsError> {
+    let text = read_text(&layout.pg_hba())?.unwrap_or_default();
+    let map = read_text(&layout.pg_ident())?.unwrap_or_default();
+    let ours = map_lines(access);
+    let mapped: Vec<&str> = map.lines().filter(|line| is_of_map(line)).collect();
+    Ok(match door_of(&text) {
+        Some(found) if found != door => Stands::OtherDoor,
+        Some(_) if mapped.is_empty() => Stands::Replaced,
+        Some(_) if mapped != ours || text != render(door, access, user) => Stands::Behind,
+        Some(_) => Stands::Right,
+        None => Stands::Replaced,
+    })
+}
+
 /// The lines of a `pg_hba.conf` that is not ours, without comments: what an adopted cluster's user had. `None` when
 /// the file is ours already.
 pub fn user_lines(layout: &Layout) -> Result<Option<Vec<String>>, FsError> {
@@ -117,11 +145,18 @@ pub fn user_lines(layout: &Layout) -> Result<Option<Vec<String>>, FsError> {
 }
 
 fn with_map(old: &str, access: &Access) -> String {
-    let others = old.lines().filter(|line| line.split_whitespace().next() != Some(MAP));
-    let text = others.fold(String::new(), |text, line| text + line + "\n");
+    let others = old.lines().filter(|line| !is_of_map(line)).map(str::to_owned);
+    others.chain(map_lines(access)).fold(String::new(), |text, line| text + &line + "\n")
+}
+
+fn is_of_map(line: &str) -> bool {
+    line.split_whitespace().next() == Some(MAP)
+}
+
+fn map_lines(access: &Access) -> Vec<String> {
     let roles = [access.superuser.as_str(), AGENT_ROLE];
-    let line = |role: &str| format!("{MAP} {} {}\n", identifier(&access.os_user), identifier(role));
-    roles.into_iter().fold(text, |text, role| text + &line(role))
+    let line = |role| format!("{MAP} {} {}", identifier(&access.os_user), identifier(role));
+    roles.into_iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -166,5 +201,25 @@ mod tests {
         let once = with_map("# x\nother a b\npgvigil old old\n", &access());
         assert_eq!(once, "# x\nother a b\npgvigil \"pg\" \"postgres\"\npgvigil \"pg\" \"pgvigil_agent\"\n");
         assert_eq!(with_map(&once, &access()), once);
+    }
+
+    #[test]
+    fn files_that_somebody_replaced_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), dir.path());
+        let now = |door| stands(&layout, door, &access(), &[]).unwrap();
+        let put = |path: std::path::PathBuf, text: &str| std::fs::write(path, text).unwrap();
+        assert_eq!(now(Door::Open), Stands::Replaced);
+        write(&layout, Door::Open, &access(), &[]).unwrap();
+        assert_eq!((now(Door::Open), now(Door::Closed)), (Stands::Right, Stands::OtherDoor));
+        put(layout.pg_ident(), "pgvigil \"pg\" \"postgres\"\n");
+        assert_eq!(now(Door::Open), Stands::Behind, "an older version wrote it");
+        put(layout.pg_ident(), "# empty\n");
+        assert_eq!(now(Door::Open), Stands::Replaced);
+        write(&layout, Door::Open, &access(), &[]).unwrap();
+        put(layout.pg_ident(), &(std::fs::read_to_string(layout.pg_ident()).unwrap() + "other a b\n"));
+        assert_eq!(now(Door::Open), Stands::Right, "other maps are the user's");
+        put(layout.pg_hba(), "local all all scram-sha-256\n");
+        assert_eq!(now(Door::Open), Stands::Replaced);
     }
 }

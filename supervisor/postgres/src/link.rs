@@ -218,6 +218,8 @@ impl Link {
             .port(endpoint.port)
             .user(&way.role)
             .dbname(&way.database)
+            // Where somebody has made the server ask for one, it shall say that this is not it: no role can have this one.
+            .password("")
             .options(format!("{PINNED} {} {pin}", endpoint.pin))
             .connect_timeout(limit);
         match way.slot {

@@ -2,9 +2,11 @@
 //! without anybody's door being opened or closed.
 
 use super::shared::Shared;
+use crate::clock;
+use pgvigil_core::time::Time;
 use pgvigil_postgres::{
     fsio::{FsError, Written},
-    hba::{self, Access, Door},
+    hba::{self, Access, Door, Stands},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +17,8 @@ use std::{
 
 /// Between two looks at what names mean, and at the file.
 const ROUND: Duration = Duration::from_secs(10);
+/// How long it is told that files were put back, in milliseconds.
+const NOTICE_MS: u64 = 60_000;
 const LOOKUP: Duration = Duration::from_secs(3);
 
 /// What host names were found to mean when they were last asked for.
@@ -24,9 +28,10 @@ pub type Names = BTreeMap<String, BTreeSet<IpAddr>>;
 pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
         let mut agreed = shared.agreed.subscribe();
+        let mut told_until = Time(0);
         loop {
             resolve(&shared).await;
-            mend(&shared);
+            mend(&shared, &mut told_until);
             tokio::select! {
                 changed = agreed.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(ROUND) => {}
@@ -99,7 +104,7 @@ async fn resolve(shared: &Shared) {
 }
 
 /// Writes the file anew where it does not say what it should, with the door as it stands.
-fn mend(shared: &Shared) {
+fn mend(shared: &Shared, told_until: &mut Time) {
     let (postmaster, door) = {
         let inner = shared.lock();
         let Some(in_force) = inner.local.in_force.as_ref() else { return };
@@ -112,14 +117,27 @@ fn mend(shared: &Shared) {
     let _alone = shared.door_alone();
     let access = shared.access();
     let layout = &shared.layout;
-    let Ok(text) = std::fs::read_to_string(layout.pg_hba()) else { return };
-    if hba::door_of(&text) != Some(door) || text == hba::render(door, &access, &shared.config.hba) {
-        return;
+    let user = &shared.config.hba;
+    let Ok(stands) = hba::stands(layout, door, &access, user) else { return };
+    let told = "pg_hba.conf or pg_ident.conf was replaced by hand, and with that pgvigil and the standbys may have been shut \
+                out; both are written anew: lines for clients belong in hba of pgvigil's configuration";
+    match stands {
+        Stands::Right => {
+            if clock::now() >= *told_until {
+                shared.problem("access", None);
+            }
+            return;
+        }
+        Stands::OtherDoor => return,
+        Stands::Behind => {}
+        Stands::Replaced => *told_until = clock::now().plus(NOTICE_MS),
     }
     let written = hba::write(layout, door, &access, &shared.config.hba).map_err(|error| error.to_string());
     let done =
         written.and_then(|_| postmaster.signal(nix::sys::signal::Signal::SIGHUP).map_err(|error| error.to_string()));
-    shared.problem("access", done.err().map(|error| format!("pg_hba.conf cannot be brought up to date: {error}")));
+    let failed = done.err().map(|error| format!("pg_hba.conf cannot be brought up to date: {error}"));
+    let replaced = (stands == Stands::Replaced).then(|| told.to_owned());
+    shared.problem("access", failed.or(replaced));
 }
 
 #[cfg(test)]

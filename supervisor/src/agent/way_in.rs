@@ -91,7 +91,11 @@ fn words(barred: &Barred, connections: Option<(u32, u32)>, works: Option<&Way>) 
         }
         Refused::Role => (
             format!("role {} cannot be used since {since}: {error}", way.role),
-            format!("let it log in as a superuser again: ALTER ROLE \"{}\" LOGIN SUPERUSER", way.role),
+            match works {
+                Some(_) => format!("let it log in as a superuser again: ALTER ROLE \"{}\" LOGIN SUPERUSER", way.role),
+                // Its own role does not get in either.
+                None => "undo what keeps it out (the role's rights, pg_hba.conf, pg_ident.conf)".to_owned(),
+            },
         ),
         Refused::NoDatabase | Refused::Database => (
             format!("database {} cannot be used since {since}: {error}", way.database),
