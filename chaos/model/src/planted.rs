@@ -107,11 +107,11 @@ impl Planted {
     #[must_use]
     pub fn command(self, command: &Command) -> Command {
         let mut command = command.clone();
-        if self == Self::DivergedFollows
+        if matches!(self, Self::DivergedFollows | Self::ProofOfOlderEpoch)
             && let Command::Appoint { primary, seals, setting, .. } = &mut command
             && let Some(own) = seals.iter().find(|seal| seal.key == *primary).map(|seal| seal.position)
         {
-            // That a promotion's rule counts only whoever sealed and is not ahead is a second line behind this one.
+            // That a promotion's rule counts only whoever sealed and is not ahead is a second line behind these.
             setting.cohort.retain(|key| seals.iter().any(|seal| seal.key == *key && seal.position <= own));
         }
         command
@@ -167,7 +167,7 @@ impl Planted {
                     }
                 }
             }
-            (Self::DivergedFollows, Command::Appoint { setting, .. }) => {
+            (Self::DivergedFollows | Self::ProofOfOlderEpoch, Command::Appoint { setting, .. }) => {
                 if let (Some(reign), Some(rule)) = (after.reigns.last_mut(), after.rules.last_mut()) {
                     reign.setting.clone_from(setting);
                     rule.setting.clone_from(setting);
