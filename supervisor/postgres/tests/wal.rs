@@ -144,6 +144,7 @@ pg_test!(
         let whole = read(&pg_wal, format, Start::Record(redo)).unwrap();
         let (starts, _) = node.waldump(&pg_wal, ONE, redo);
         let second = starts[1];
+        let mut compared = 0;
         for round in 0..30 {
             let copy = root.path().join(format!("copy{round}"));
             copy_wal(&pg_wal, &copy, &segment_name(1, redo.0 / format.segment_size, format.segment_size));
@@ -168,6 +169,13 @@ pg_test!(
             }
             // Writing past the end of the segment would only make it longer, which nobody reads.
             let (theirs, words) = node.waldump(&copy, ONE, redo);
+            if words.contains("WAL segment size must be") {
+                // It takes the segments' size from whatever file the directory names first: one that is still all zeros tells
+                // it nothing, and it reads no further.
+                fs::remove_dir_all(&copy).unwrap();
+                continue;
+            }
+            compared += 1;
             match read(&copy, format, Start::Record(redo)) {
                 Ok(ours) => {
                     assert_eq!(ours.last_record, theirs.last().copied(), "round {round}, damage {damage}: {words}");
@@ -177,6 +185,7 @@ pg_test!(
             }
             fs::remove_dir_all(&copy).unwrap();
         }
+        assert!(compared > 10, "pg_waldump read only {compared} of 30 copies");
     }
 );
 
