@@ -10,9 +10,10 @@ use super::stage::{HEAL_LIMIT, Stage, StoryError, Told};
 use super::{Needs, Scenario};
 use crate::check::{self, Final, Tables};
 use crate::cluster::{Cluster, ClusterError};
-use crate::history::{History, clock};
+use crate::history::{History, Operation, clock};
 use crate::host::{Ground, HostError, World, WorldError};
 use crate::interrupt::{self, WaitError};
+use crate::libpq::Address;
 use crate::report::{self, IncidentRecord, RunRecord};
 use crate::workload::Load;
 
@@ -163,11 +164,12 @@ impl<'a> Theatre<'a> {
             unhealed.push(error.to_string());
             note(error)?;
         }
-        let (mut record, mut load) = stage.close();
-        let history = load.stop().unwrap_or_else(|error| {
+        let (mut record, mut load, by_hand) = stage.close();
+        let mut history = load.stop().unwrap_or_else(|error| {
             failures.push(error.to_string());
             load.so_far()
         });
+        history.operations.retain(|operation| !is_excused(operation, &by_hand));
         let tables = load.tables().unwrap_or_else(|error| {
             unhealed.push(error.to_string());
             Tables::default()
@@ -213,4 +215,16 @@ fn incidents(cluster: &Cluster, since: u64) -> Vec<IncidentRecord> {
     let Ok(text) = cluster.command(&["incidents", "--json"]) else { return Vec::new() };
     let all: Vec<IncidentRecord> = serde_json::from_str(&text).unwrap_or_default();
     all.into_iter().filter(|incident| incident.number > since).collect()
+}
+
+/// For so long a server that a person promoted may answer readers: until its agent has looked and its processes are gone.
+const BY_HAND_US: u64 = 2_000_000;
+
+/// A read that a server answered just after somebody had promoted it by hand. It was a standby, open to readers, and nobody
+/// can keep it from calling itself a primary before anybody has looked. What it acknowledges is held against pgvigil.
+fn is_excused(operation: &Operation, by_hand: &[(Address, u64)]) -> bool {
+    let Some(server) = operation.server.as_ref().filter(|_| !operation.work.writes()) else { return false };
+    by_hand
+        .iter()
+        .any(|(address, at)| server.address == *address && operation.ended >= *at && operation.began <= at + BY_HAND_US)
 }

@@ -13,6 +13,7 @@ use crate::fault::{Fault, FaultError, Undo, strike};
 use crate::history::{Operation, Outcome};
 use crate::host::{World, WorldError};
 use crate::interrupt::{self, WaitError};
+use crate::libpq::Address;
 use crate::report::{FaultSpan, RunRecord};
 use crate::status::Status;
 use crate::workload::{Load, LoadError};
@@ -92,6 +93,8 @@ pub struct Stage<'a> {
     asked: Option<Duration>,
     /// When the newest fault was about to begin or to end, until somebody waits for what comes of it.
     turned_us: Option<u64>,
+    /// Servers that were promoted by hand, and when.
+    by_hand: Vec<(Address, u64)>,
     say: &'a mut dyn FnMut(String),
     began: Instant,
 }
@@ -115,6 +118,7 @@ impl<'a> Stage<'a> {
             under_way: Vec::new(),
             asked,
             turned_us: None,
+            by_hand: Vec::new(),
             say,
             began: Instant::now(),
         }
@@ -135,6 +139,9 @@ impl<'a> Stage<'a> {
         let primary = self.world.cluster.node_of(&self.seen_primary()).map_or(0, |node| node.id);
         let from_us = self.now();
         self.turned_us = Some(from_us);
+        if let Fault::PromotedByHand(id) = &fault {
+            self.by_hand.push((self.world.cluster.node(*id)?.address(), from_us));
+        }
         let undo = strike(self.world, &fault)?;
         let handle = Handle(self.record.faults.len());
         self.say(fault.to_string());
@@ -392,14 +399,14 @@ impl<'a> Stage<'a> {
         Ok(new)
     }
 
-    /// The record with roles and epochs, and the load, which goes on.
-    pub(super) fn close(self) -> (RunRecord, Load) {
-        let Stage { mut record, load, watch, .. } = self;
+    /// The record with roles and epochs, the load, which goes on, and which servers were promoted by hand, and when.
+    pub(super) fn close(self) -> (RunRecord, Load, Vec<(Address, u64)>) {
+        let Stage { mut record, load, watch, by_hand, .. } = self;
         record.length_us = load.now_us();
         let seen = watch.seen();
         record.roles = seen.roles;
         record.epochs = seen.epochs;
-        (record, load)
+        (record, load, by_hand)
     }
 }
 
