@@ -20,6 +20,7 @@ mod peers;
 mod prober;
 mod promise;
 mod prove;
+mod released;
 mod report;
 mod right;
 mod role;

@@ -75,10 +75,12 @@ pub struct Shown {
 
 mod ledger;
 mod now;
+mod released;
 mod verdict;
 
 pub use ledger::{Canaries, Ledger, Stretch};
 pub use now::doubts_now;
+pub use released::{Releases, Waiter};
 pub use verdict::{Ground, Verdict, unseen_max_ms, verdict};
 
 /// How many stretches of one cause are kept apart in a reign; the newest becomes longer when there are more.

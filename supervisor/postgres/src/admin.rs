@@ -118,6 +118,14 @@ impl Link {
         parse(WHAT, &self.value(WHAT, &sql, limit).await?)
     }
 
+    /// How many of these server processes are still there.
+    pub async fn count_alive(&self, pids: &[i32], limit: Duration) -> Result<u32, QueryError> {
+        const WHAT: &str = "look for sessions";
+        let pids = pids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+        let sql = format!("SELECT count(*) FROM pg_stat_get_activity(NULL) WHERE pid = ANY ('{{{pids}}}'::int[])");
+        parse(WHAT, &self.value(WHAT, &sql, limit).await?)
+    }
+
     /// Whether nothing is left to be written for anybody: no client's session is there (the agent's own do not count), and
     /// every standby of `names` that is connected has flushed all that this server has flushed.
     pub async fn is_drained(&self, names: &[String], limit: Duration) -> Result<bool, QueryError> {

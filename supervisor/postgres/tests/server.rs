@@ -122,6 +122,9 @@ pg_test!(
         };
         assert!(began_ms <= pgvigil_postgres::boottime_ms());
         until("the waiter", async || node.link().await.sample(LIMIT).await.unwrap().commit_waiters == 1).await;
+        let waiters = node.link().await.sample(LIMIT).await.unwrap().sync_waiters;
+        assert!(waiters.len() == 1 && waiters[0].began_us > 0, "{waiters:?}");
+        assert_eq!(node.link().await.count_alive(&[waiters[0].pid, i32::MAX], LIMIT).await.unwrap(), 1);
         assert_eq!(canary.beat(Duration::ZERO).await.unwrap(), Beat::Pending { began_ms });
         // Cancelling the wait commits locally with a warning.
         let pid = node.sql("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'").await;

@@ -1,7 +1,7 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
 use super::{
-    door, evidence, in_force,
+    door, evidence, in_force, released,
     right::Renewal,
     shared::{Inner, Shared},
     twin, unproven, way_in,
@@ -25,7 +25,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 
 /// A sample's own limit. Its lateness is no verdict on PostgreSQL: the canary is.
-const LIMIT: Duration = Duration::from_millis(1_500);
+pub(super) const LIMIT: Duration = Duration::from_millis(1_500);
 /// Between two slow samples, in fast ones.
 const SLOW_EVERY: u64 = 40;
 
@@ -130,6 +130,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
                 undercut(shared, open).await;
             }
             in_force::settle(shared, open).await;
+            released::look(shared, open).await;
         }
         Err(error) => {
             *link = None;

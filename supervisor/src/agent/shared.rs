@@ -26,7 +26,7 @@ use pgvigil_core::{
     lsn::Lsn,
     member::MemberSpec,
     report::{DiscardedWal, LeaderClock, Probe, Receiver},
-    rpo::{Canaries, Ledger},
+    rpo::{Canaries, Ledger, Releases},
     time::{Time, WallTime},
 };
 use pgvigil_postgres::{
@@ -235,6 +235,8 @@ pub struct Inner {
     pub pointed_at: Option<((String, u16), bool)>,
     /// Canaries that give a right once a look has shown the rule in force.
     pub canaries: Canaries,
+    /// Who waits for standbys, to see whether anybody is released by hand.
+    pub releases: Releases,
     /// The newest clock that came with a leader's answer, and when it came.
     pub leader_clock: Option<(LeaderClock, Time)>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
@@ -434,6 +436,7 @@ impl Shared {
             peers: Peers::new(),
             pointed_at: None,
             canaries: Canaries::default(),
+            releases: Releases::default(),
             leader_clock: None,
             proven_link: None,
         };
