@@ -69,11 +69,13 @@ fn read(pg_wal: &Path, format: WalFormat, start: Start) -> Result<WalEnd, WalErr
     end_of_wal(pg_wal, &TimelineHistory::root(ONE), format, start)
 }
 
-/// Copies the segments from `first` on.
+/// Copies the segments from `first` on that were ever written: those that were made in advance hold zeros, from which
+/// `pg_waldump` may read the size of segments.
 fn copy_wal(from: &Path, to: &Path, first: &str) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        if entry.path().is_file() && entry.file_name().to_str().unwrap() >= first {
+        let is_wanted = entry.path().is_file() && entry.file_name().to_str().unwrap() >= first;
+        if is_wanted && fs::read(entry.path()).unwrap().iter().take(2).any(|byte| *byte != 0) {
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }
