@@ -42,6 +42,7 @@ pub mod time;
 pub mod timeline;
 pub mod trace;
 pub mod twin;
+pub mod written;
 
 pub use apply::apply;
 pub use cluster::State;

@@ -13,6 +13,8 @@ use crate::{
     lsn::Lsn,
     position::Position,
     reign::{Reign, Start},
+    report::ByHand,
+    time::WallTime,
     timeline::{Ancestor, TimelineHistory},
 };
 use serde::{Deserialize, Serialize};
@@ -68,6 +70,14 @@ pub fn place(agreed: &ClusterState, me: &MemberKey, own: &OwnEnd) -> Result<Posi
 pub fn astray(agreed: &ClusterState, local: &Local) -> Option<Astray> {
     let (own, marker) = (local.own_end.as_ref()?, local.marker.as_ref()?);
     place(agreed, &MemberKey::new(marker.member.clone(), marker.incarnation), own).err()
+}
+
+/// The promotion that nobody ordered by which `local`'s WAL came there, if one did; `at` is when its history file was written.
+#[must_use]
+pub fn by_hand(agreed: &ClusterState, local: &Local, at: Option<WallTime>) -> Option<ByHand> {
+    let astray = astray(agreed, local).filter(|astray| astray.by_hand)?;
+    let end = local.own_end.as_ref()?.end;
+    Some(ByHand { timeline: astray.timeline, left: astray.left, end, at })
 }
 
 /// The epoch in which the timeline of `own` began, if `own` is the agreed history of that timeline.

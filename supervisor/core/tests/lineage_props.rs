@@ -2,10 +2,13 @@
 //! Method: random trees of promotions, agreed ones and ones by hand, at places and with numbers that collide as often as
 //! they can; each branch knows what it is, and `place` is asked with nothing but its history file.
 
+mod common;
+
+use common::agree;
 use pgvigil_core::{
-    Outcome, Proposal, State, apply,
+    State,
     cluster::ClusterState,
-    command::{Actor, Command},
+    command::Command,
     id::{ClusterId, Epoch, MemberId, MemberKey, NodeId, TimelineId},
     lineage::{OwnEnd, place},
     lsn::Lsn,
@@ -31,20 +34,6 @@ struct Branch {
 
 fn member(number: u8) -> MemberId {
     MemberId::from(["a", "b", "c"][usize::from(number % 3)])
-}
-
-fn agree(state: &mut State, command: Command) {
-    let proposal = Proposal {
-        cluster: ClusterId::from("c"),
-        based_on: None,
-        at: WallTime(0),
-        by: Actor::Controller(NodeId(1)),
-        reason: String::new(),
-        evidence: Vec::new(),
-        command,
-    };
-    let outcome = apply(state, &proposal);
-    assert!(matches!(outcome, Outcome::Agreed { .. }), "{outcome:?}");
 }
 
 fn cluster(state: &State) -> &ClusterState {

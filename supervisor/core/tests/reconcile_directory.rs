@@ -2,9 +2,12 @@
 //! Method: found a cluster by `apply`, and ask `reconcile` as the agent that finds such a directory.
 //! Found by the model checker: `chaos/model`.
 
+mod common;
+
+use common::agree;
 use pgvigil_core::{
-    Outcome, Proposal, State, apply,
-    command::{Actor, Command},
+    State,
+    command::Command,
     id::{ClusterId, Epoch, MemberId, NodeId, TimelineId},
     lease::Right,
     local::{Local, LocalPostgres, Marker, Promise},
@@ -15,23 +18,9 @@ use pgvigil_core::{
     reign::{Promotion, Seal, SealKind, Start},
     rule::Setting,
     settings::Settings,
-    time::{Time, WallTime},
+    time::Time,
 };
 use std::collections::BTreeSet;
-
-fn agree(state: &mut State, command: Command) {
-    let proposal = Proposal {
-        cluster: ClusterId::from("c"),
-        based_on: None,
-        at: WallTime(0),
-        by: Actor::Controller(NodeId(1)),
-        reason: String::new(),
-        evidence: Vec::new(),
-        command,
-    };
-    let outcome = apply(state, &proposal);
-    assert!(matches!(outcome, Outcome::Agreed { .. }), "{outcome:?}");
-}
 
 fn founded() -> State {
     let mut state = State::default();

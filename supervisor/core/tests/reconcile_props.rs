@@ -326,6 +326,7 @@ fn at_rest(agreed: &ClusterState, local: &Local) -> bool {
 /// The name of the action, if there is one.
 fn judge(agreed: &ClusterState, local: &Local) -> Result<Option<String>, String> {
     let plan = reconcile(agreed, local, NOW);
+    assert!(plan.wake_at.is_none_or(|at| at > NOW), "a moment that has passed wakes it for ever");
     let Plan { action, findings, needs_new_incarnation, .. } = &plan;
     let Some(action) = action else {
         let said = !findings.is_empty();

@@ -7,10 +7,10 @@ mod common;
 
 use common::{name, spec};
 use pgvigil_core::{
-    Outcome, Proposal, State, apply,
+    Outcome, State, apply,
     cluster::ClusterState,
-    command::{Actor, Command, Proof},
-    id::{ClusterId, Epoch, MemberKey, NodeId, RuleVersion, TimelineId},
+    command::{Command, Proof},
+    id::{Epoch, MemberKey, RuleVersion, TimelineId},
     lsn::Lsn,
     position::Position,
     reign::{ElectionKind, Promotion, Seal, SealKind, Start},
@@ -84,16 +84,7 @@ impl Model {
     }
 
     fn propose(&mut self, command: Command) -> bool {
-        let proposal = Proposal {
-            cluster: ClusterId::from("c"),
-            based_on: None,
-            at: WallTime(0),
-            by: Actor::Controller(NodeId(1)),
-            reason: String::new(),
-            evidence: Vec::new(),
-            command,
-        };
-        matches!(apply(&mut self.state, &proposal), Outcome::Agreed { .. })
+        matches!(apply(&mut self.state, &common::proposed(command)), Outcome::Agreed { .. })
     }
 
     fn must(&mut self, command: Command) {

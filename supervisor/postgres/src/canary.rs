@@ -173,8 +173,8 @@ async fn end_of_records(link: &Link, limit: Duration) -> Result<Lsn, QueryError>
     Ok(if matches!(in_page, SHORT_HEADER | LONG_HEADER) { Lsn(next.0 - in_page) } else { next })
 }
 
-/// Writes a marker (proof step D3b) without waiting for any standby, and returns M: a record's end at or past its own. The caller then looks at what the walsenders report; the marker's own commit proves nothing
-/// (history A2). On a primary only.
+/// Writes a marker (proof step D3b) without waiting for any standby, and returns M: a record's end at or past its own. The
+/// caller then looks at what the walsenders report; the marker's own commit proves nothing (history A2). On a primary only.
 pub async fn marker(endpoint: &Endpoint, limit: Duration) -> Result<Lsn, QueryError> {
     let link = Link::connect(endpoint, "marker", "-c synchronous_commit=local", limit).await?;
     link.execute("write the marker", &message("marker"), limit).await?;

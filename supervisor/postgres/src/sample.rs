@@ -4,9 +4,12 @@
 //! views are).
 
 use crate::link::{Link, QueryError};
-use pgvigil_core::{id::TimelineId, lsn::Lsn};
+use pgvigil_core::{id::TimelineId, lsn::Lsn, rpo::Waiter};
 use serde::{Deserialize, Deserializer};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What the promise rests on and a reload could change; looked at with every sample.
 pub const WATCHED: [&str; 8] = [
@@ -60,10 +63,7 @@ pub struct Sample {
     /// reload, whoever asked for it.
     pub loaded_us: i64,
     /// Backends that wait for standbys to confirm their commit.
-    pub commit_waiters: u32,
-    /// Which those are.
-    #[serde(default)]
-    pub sync_waiters: Vec<SyncWaiter>,
+    pub commit_waiters: BTreeSet<Waiter>,
     /// The canary waits for a lock, which accuses neither a standby nor the disk: for which, and who holds it.
     pub canary_lock: Option<String>,
     /// The transaction id after the newest one that has ended; `None` in recovery.
@@ -72,15 +72,6 @@ pub struct Sample {
     pub writers: u32,
     /// PostgreSQL archives a segment after every `archive_timeout` in which anything was written.
     pub archives_by_time: bool,
-}
-
-/// A backend whose commit waits for standbys.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct SyncWaiter {
-    /// Its process.
-    pub pid: i32,
-    /// When its transaction began, microseconds since 1970 by the server's clock.
-    pub began_us: i64,
 }
 
 /// A row of `pg_stat_wal_receiver`.
@@ -255,13 +246,12 @@ const SAMPLE: &str = "SELECT json_build_object(
    'full_page_writes', current_setting('full_page_writes')),
  'config_file', current_setting('config_file'),
  'loaded_us', (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint,
- 'commit_waiters', b.waiters, 'sync_waiters', coalesce(b.sync_waiters, '[]'::json), 'canary_lock', b.canary_lock, 'writers', b.writers,
+ 'commit_waiters', coalesce(b.waiters, '[]'::json), 'canary_lock', b.canary_lock, 'writers', b.writers,
  'next_xid', CASE WHEN NOT r.recovering THEN pg_snapshot_xmax(pg_current_snapshot())::text::bigint END,
  'archives_by_time', current_setting('archive_mode') <> 'off' AND current_setting('archive_timeout') <> '0')
  FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) r,
- (SELECT count(*) FILTER (WHERE wait_event = 'SyncRep') AS waiters,
-   json_agg(json_build_object('pid', pid, 'began_us', (extract(epoch FROM xact_start) * 1000000)::bigint))
-     FILTER (WHERE wait_event = 'SyncRep' AND xact_start IS NOT NULL) AS sync_waiters,
+ (SELECT json_agg(json_build_object('pid', pid, 'began_us', (extract(epoch FROM xact_start) * 1000000)::bigint))
+     FILTER (WHERE wait_event = 'SyncRep' AND xact_start IS NOT NULL) AS waiters,
    count(*) FILTER (WHERE backend_xid IS NOT NULL AND NOT coalesce(application_name LIKE 'pgvigil_canary', false)) AS writers,
    min(wait_event || CASE WHEN wait_event_type = 'Lock'
      THEN ', held by process ' || array_to_string(pg_blocking_pids(pid), ', ') ELSE '' END)

@@ -77,7 +77,7 @@ pg_test!(
         node.config.settings.rule = SyncRule::Nobody;
         node.apply_config().await;
         let Beat::Pending { .. } = canary.beat(Duration::from_millis(100)).await.unwrap() else { panic!("nobody confirms") };
-        until("the waiter", async || sampler.sample(LIMIT).await.unwrap().commit_waiters == 1).await;
+        until("the waiter", async || sampler.sample(LIMIT).await.unwrap().commit_waiters.len() == 1).await;
         assert_eq!(sampler.sample(LIMIT).await.unwrap().canary_lock, None);
     }
 );

@@ -121,8 +121,8 @@ pg_test!(
             panic!("a commit that nobody confirmed")
         };
         assert!(began_ms <= pgvigil_postgres::boottime_ms());
-        until("the waiter", async || node.link().await.sample(LIMIT).await.unwrap().commit_waiters == 1).await;
-        let waiters = node.link().await.sample(LIMIT).await.unwrap().sync_waiters;
+        until("the waiter", async || node.link().await.sample(LIMIT).await.unwrap().commit_waiters.len() == 1).await;
+        let waiters = Vec::from_iter(node.link().await.sample(LIMIT).await.unwrap().commit_waiters);
         assert!(waiters.len() == 1 && waiters[0].began_us > 0, "{waiters:?}");
         assert_eq!(node.link().await.count_alive(&[waiters[0].pid, i32::MAX], LIMIT).await.unwrap(), 1);
         assert_eq!(canary.beat(Duration::ZERO).await.unwrap(), Beat::Pending { began_ms });

@@ -132,7 +132,7 @@ fn mend(shared: &Shared, told_until: &mut Time) {
         Stands::Behind => {}
         Stands::Replaced => *told_until = clock::now().plus(NOTICE_MS),
     }
-    let written = hba::write(layout, door, &access, &shared.config.hba).map_err(|error| error.to_string());
+    let written = hba::write(layout, door, &access, user).map_err(|error| error.to_string());
     let done =
         written.and_then(|_| postmaster.signal(nix::sys::signal::Signal::SIGHUP).map_err(|error| error.to_string()));
     let failed = done.err().map(|error| format!("pg_hba.conf cannot be brought up to date: {error}"));

@@ -96,7 +96,7 @@ async fn beat(shared: &Shared, canary: &mut Canary, wait: Duration, epoch: Epoch
             inner.local.canary_waiting_ms = 0;
             inner.canary_took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             inner.records.push(lsn);
-            inner.note_written(lsn);
+            inner.written.note(lsn);
             if inner.records.len() > RECORDS {
                 inner.records.remove(0);
             }

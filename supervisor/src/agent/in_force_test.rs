@@ -7,7 +7,7 @@ fn sample(in_recovery: bool, changes: &[(&str, &str)]) -> Sample {
     serde_json::from_value(serde_json::json!({
         "in_recovery": in_recovery, "timeline": 1, "insert_lsn": null, "flush_lsn": null, "receive_lsn": null,
         "replay_lsn": null, "replay_paused": false, "receiver": null, "walsenders": [], "sync_names": "",
-        "sync_commit": "on", "has_upstream": false, "commit_waiters": 0, "watched": watched, "config_file": "/x",
+        "sync_commit": "on", "has_upstream": false, "commit_waiters": [], "watched": watched, "config_file": "/x",
         "loaded_us": 1, "canary_lock": null, "writers": 0, "next_xid": null, "archives_by_time": false,
     }))
     .unwrap()

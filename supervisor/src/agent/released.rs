@@ -21,8 +21,7 @@ pub(super) async fn look(shared: &Arc<Shared>, link: &Link) {
         let may_confirm =
             sample.walsenders.iter().filter(|sender| sample.sync_names.contains(&sender.application_name));
         let confirmed = may_confirm.filter_map(|sender| sender.flush_lsn).max().unwrap_or_default();
-        let waiting = sample.sync_waiters.iter().map(|waiter| Waiter { pid: waiter.pid, began_us: waiter.began_us });
-        inner.releases.look(confirmed, waiting.collect())
+        inner.releases.look(confirmed, sample.commit_waiters.clone())
     };
     if released.is_empty() {
         return;

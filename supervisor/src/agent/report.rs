@@ -14,8 +14,7 @@ use pgvigil_core::{
     position::Position,
     reign::{ElectionKind, Reign, Seal, SealKind},
     report::{
-        ByHand, CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport,
-        TimelinesReport,
+        CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport, TimelinesReport,
     },
     time::Time,
 };
@@ -59,7 +58,10 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
         unproven: inner.unproven.reports(agreed, now),
         echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
         shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
-        timelines: TimelinesReport { newest: inner.newest_timeline, by_hand: agreed.and_then(|a| by_hand(a, inner)) },
+        timelines: TimelinesReport {
+            newest: inner.newest_timeline,
+            by_hand: agreed.and_then(|a| lineage::by_hand(a, &inner.local, inner.own_end_at)),
+        },
     })
 }
 
@@ -67,12 +69,6 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
 fn problems(inner: &Inner, now: Time) -> Vec<String> {
     let failing = inner.brake.failing().map(|held| format!("{}: {}", execute::name(&held.what), held.in_words(now)));
     inner.problems.values().cloned().chain(failing).collect()
-}
-
-fn by_hand(agreed: &ClusterState, inner: &Inner) -> Option<ByHand> {
-    let astray = lineage::astray(agreed, &inner.local).filter(|astray| astray.by_hand)?;
-    let end = inner.local.own_end.as_ref()?.end;
-    Some(ByHand { timeline: astray.timeline, left: astray.left, end, at: inner.own_end_at })
 }
 
 /// The newest epoch as whose primary nothing serves here, nor ever will: the fence is on disk, and an epoch older than the
@@ -154,7 +150,7 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
         right_ms: inner.local.right.left(&settings, now),
         shown_ago_ms: inner.unproven.shown_ago(now),
         unasked_ms: inner.local.unasked_since.map(|since| now.since(since)),
-        written_by_others: inner.written.2,
+        written_by_others: inner.written.by_others(),
     }))
 }
 

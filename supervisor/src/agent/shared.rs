@@ -28,6 +28,7 @@ use pgvigil_core::{
     report::{DiscardedWal, LeaderClock, Probe, Receiver},
     rpo::{Canaries, Ledger, Releases},
     time::{Time, WallTime},
+    written::Written,
 };
 use pgvigil_postgres::{
     Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, cgroup, fsio::FsError,
@@ -41,9 +42,6 @@ use tokio::sync::{Notify, mpsc, watch};
 
 /// The role under which standbys connect.
 pub const REPLICATION_ROLE: &str = "pgvigil_replication";
-
-/// More than a canary's commit takes.
-const CANARY_BYTES: u64 = 512;
 
 /// Why an agent cannot start. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -163,9 +161,8 @@ pub struct Inner {
     pub newest_timeline: TimelineId,
     /// When the history file of `own_end`'s timeline was written, by this host's clock.
     pub own_end_at: Option<WallTime>,
-    /// WAL that others than the canary have written since this became primary: the newest record's end, how many bytes the
-    /// canary takes at least, and the sum of what was more.
-    pub written: (Option<Lsn>, u64, u64),
+    /// WAL that others than the canary have written since this became primary.
+    pub written: Written,
     /// The newest successful canary began then.
     pub canary_ok_at: Option<Time>,
     /// The canary under way began then.
@@ -254,17 +251,7 @@ impl Inner {
     /// A reign begins here: what was measured in an older one is of another history.
     pub fn forget_records(&mut self) {
         self.records.clear();
-        self.written = (None, CANARY_BYTES, 0);
-    }
-
-    /// A canary was acknowledged; the last record ends at `lsn`.
-    pub fn note_written(&mut self, lsn: Lsn) {
-        let (last, least, others) = &mut self.written;
-        if let Some(last) = last.replace(lsn) {
-            let bytes = lsn.bytes_since(last);
-            *least = bytes.min(*least);
-            *others += bytes - *least;
-        }
+        self.written = Written::default();
     }
 
     /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
@@ -401,7 +388,7 @@ impl Shared {
             records: Vec::new(),
             newest_timeline: TimelineId(0),
             own_end_at: None,
-            written: (None, CANARY_BYTES, 0),
+            written: Written::default(),
             canary_ok_at: None,
             canary_waiting_since: None,
             canary_locked_at: None,

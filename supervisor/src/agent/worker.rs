@@ -42,7 +42,6 @@ async fn run(shared: Arc<Shared>) {
     let mut aside: Option<JoinHandle<()>> = None;
     let mut aside_after = Time(0);
     let mut wake_at = clock::now();
-    let mut awake = wake_at;
     loop {
         let tick = if shared.runs_as_primary() { TICK_MS } else { STANDBY_TICK_MS };
         let (planned, at) = clock::wake_up(wake_at, tick);
@@ -53,12 +52,10 @@ async fn run(shared: Arc<Shared>) {
         };
         let now = clock::now();
         if by_timer {
-            // What was due before this loop last looked made it late by nothing since.
-            let late = now.since(planned.max(awake));
+            let late = now.since(planned);
             let mut inner = shared.lock();
             inner.starved_ms = inner.starved_ms.max(late);
         }
-        awake = now;
         wake_at = clock::NEVER;
         let busy = act.as_ref().is_some_and(|(_, act)| !act.is_finished());
         let Some(agreed) = shared.agreed() else { continue };

@@ -62,7 +62,6 @@ impl Controller {
         let mut leadership = self.consensus.leadership();
         let mut states = self.consensus.states();
         let mut wake_at = clock::now();
-        let mut awake = wake_at;
         let mut starved = Starvation::default();
         let mut handover_after = Time(0);
         let mut remember_at = Time(0);
@@ -76,9 +75,7 @@ impl Controller {
                 changed = leadership.changed() => if changed.is_err() { return },
             }
             let now = clock::now();
-            // What was due before this loop last looked made it late by nothing since.
-            starved.note(now.since(planned.max(awake)), now);
-            awake = now;
+            starved.note(now.since(planned), now);
             if !self.lead(&mut leadership).await {
                 // Elected, but not confirmed by a quorum yet: asked again soon.
                 wake_at = if leadership.borrow().i_am_leader { now.plus(TICK_MS) } else { clock::NEVER };

@@ -87,7 +87,7 @@ async fn beat(c: &Ctx, under_way: &mut Option<UnderWay>, pid: u64, epoch: Epoch,
         inner.canary_waiting_since = None;
         inner.local.canary_waiting_ms = 0;
         inner.records.push(Lsn(flight.lsn.get()));
-        inner.note_written(Lsn(flight.lsn.get()));
+        inner.written.note(Lsn(flight.lsn.get()));
         if inner.records.len() > RECORDS {
             inner.records.remove(0);
         }

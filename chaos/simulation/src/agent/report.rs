@@ -11,7 +11,7 @@ use pgvigil_core::{
     position::Position,
     reign::{ElectionKind, Seal, SealKind},
     report::{
-        ByHand, CanaryReport, PostgresReport, PrimaryReport, Receiver, Report, SealReport, SenderReport, StandbyReport,
+        CanaryReport, PostgresReport, PrimaryReport, Receiver, Report, SealReport, SenderReport, StandbyReport,
         TimelinesReport,
     },
     time::Time,
@@ -70,15 +70,9 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
         shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
         timelines: TimelinesReport {
             newest: TimelineId(c.w.with_data(c.h, |data| data.newest_real()).unwrap_or(0).max(c.w.own_timeline(c.h))),
-            by_hand: agreed.and_then(|agreed| by_hand(agreed, &inner.local)),
+            by_hand: agreed.and_then(|agreed| lineage::by_hand(agreed, &inner.local, None)),
         },
     })
-}
-
-fn by_hand(agreed: &ClusterState, local: &Local) -> Option<ByHand> {
-    let astray = lineage::astray(agreed, local).filter(|astray| astray.by_hand)?;
-    let end = local.own_end.as_ref()?.end;
-    Some(ByHand { timeline: astray.timeline, left: astray.left, end, at: None })
 }
 
 /// The newest epoch as whose primary nothing serves here, nor ever will.
@@ -154,7 +148,7 @@ fn primary(c: &Ctx, agreed: Option<&ClusterState>, inner: &Inner, running: &Runn
         right_ms,
         shown_ago_ms: inner.unproven.shown_ago(now),
         unasked_ms: None,
-        written_by_others: inner.written.2,
+        written_by_others: inner.written.by_others(),
     }))
 }
 

@@ -16,6 +16,7 @@ use pgvigil_core::{
     report::{DiscardedWal, LeaderClock, Probe},
     rpo::{Canaries, Ledger},
     time::Time,
+    written::Written,
 };
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
@@ -59,9 +60,8 @@ pub struct Inner {
     pub guard_held: bool,
     /// The worst delay of the worker's own timer since the last report.
     pub starved_ms: u64,
-    /// WAL that others than the canary have written: the newest record's end, the least that a canary took, and the sum of
-    /// what was more.
-    pub written: (Option<Lsn>, u64, u64),
+    /// WAL that others than the canary have written since this became primary.
+    pub written: Written,
     /// The seal is good for streaming from.
     pub can_stream: bool,
     /// Since when the sealed position has not moved.
@@ -84,9 +84,6 @@ pub struct Inner {
     pub renewals: VecDeque<super::right::Renewal>,
 }
 
-/// More than a canary's commit takes.
-const CANARY_BYTES: u64 = 512;
-
 impl Inner {
     /// WAL may be added, or another history begins: what was read of its end is no longer so.
     pub fn forget_end(&mut self) {
@@ -97,17 +94,7 @@ impl Inner {
     /// A reign begins here: what was measured in an older one is of another history.
     pub fn forget_records(&mut self) {
         self.records.clear();
-        self.written = (None, CANARY_BYTES, 0);
-    }
-
-    /// A canary was acknowledged; its record ends at `lsn`.
-    pub fn note_written(&mut self, lsn: Lsn) {
-        let (last, least, others) = &mut self.written;
-        if let Some(last) = last.replace(lsn) {
-            let bytes = lsn.bytes_since(last);
-            *least = bytes.min(*least);
-            *others += bytes - *least;
-        }
+        self.written = Written::default();
     }
 
     /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
@@ -187,7 +174,7 @@ impl Agent {
             slow: false,
             flush_seen: None,
             records: Vec::new(),
-            written: (None, CANARY_BYTES, 0),
+            written: Written::default(),
             canary_ok_at: None,
             canary_waiting_since: None,
             proof: None,

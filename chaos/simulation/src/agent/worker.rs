@@ -25,7 +25,6 @@ pub async fn run(c: Ctx) {
     let mut aside: Option<TaskId> = None;
     let mut aside_after = Time(0);
     let mut wake_at = c.now();
-    let mut awake = wake_at;
     loop {
         let tick = if runs_as_primary(&c) { TICK_MS } else { STANDBY_TICK_MS };
         let planned = wake_at.min(c.now().plus(tick));
@@ -33,9 +32,8 @@ pub async fn run(c: Ctx) {
         let now = c.now();
         if by_timer {
             let mut inner = c.a.inner.borrow_mut();
-            inner.starved_ms = inner.starved_ms.max(now.since(planned.max(awake)));
+            inner.starved_ms = inner.starved_ms.max(now.since(planned));
         }
-        awake = now;
         wake_at = now.plus(tick);
         let Some(agreed) = c.agreed() else { continue };
         let plan = {

@@ -126,15 +126,13 @@ impl Starvation {
 
 async fn run(w: W, host: usize, controller: Rc<Controller>) {
     let mut wake_at = w.now(host);
-    let mut awake = wake_at;
     let mut starved = Starvation::default();
     let mut handover_after = Time(0);
     loop {
         let planned = wake_at.min(w.now(host).plus(TICK_MS));
         let by_timer = w.until_or_told(host, planned, &controller.poke).await;
         let now = w.now(host);
-        starved.note(if by_timer { now.since(planned.max(awake)) } else { 0 }, now);
-        awake = now;
+        starved.note(if by_timer { now.since(planned) } else { 0 }, now);
         if !lead(&w, host, &controller).await {
             wake_at = now.plus(TICK_MS);
             continue;

@@ -126,8 +126,8 @@ fn keeps_up(agreed: &ClusterState, key: &MemberKey, seen: &Observations, now: Ti
 /// Its agent says that its data directory must be made anew: it follows no more.
 fn is_to_be_remade(agreed: &ClusterState, key: &MemberKey, seen: &Observations) -> bool {
     let report = seen.reports.get(&key.member).map(|at| &at.report);
-    let own = |incarnation: Option<crate::id::Incarnation>| incarnation == Some(key.incarnation);
-    agreed.paused.is_none() && report.is_some_and(|r| r.needs_new_incarnation.is_some() && own(r.incarnation))
+    agreed.paused.is_none()
+        && report.is_some_and(|r| r.needs_new_incarnation.is_some() && r.incarnation == Some(key.incarnation))
 }
 
 /// Whether the newest rule names `key` and can soon do without: enough others of it keep up, so the change is proven in a

@@ -142,8 +142,7 @@ fn remake(agreed: &ClusterState, reign: &Reign, member: &Member, local: &Local, 
     // pg_rewind compares histories by number and fork: one that has both in common with the primary's, and other WAL, it
     // would call "no rewind required".
     let number = local.own_end.as_ref().map(|own| own.history.timeline);
-    let history = history_of(agreed, reign);
-    if number.is_some_and(|number| history.timeline == number || history.switch_point(number).is_some()) {
+    if number.is_some_and(|number| history_of(agreed, reign).contains(number, Lsn::ZERO)) {
         return Plan::act(Action::Clone { epoch, upstream, incarnation });
     }
     Plan::act(Action::Rewind { epoch, upstream, incarnation })

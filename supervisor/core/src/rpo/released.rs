@@ -1,11 +1,12 @@
 //! Commits that people release: a backend that waits for standbys and is cancelled tells its client COMMIT, with a warning.
 
 use crate::lsn::Lsn;
+use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A commit that waits for standbys: its server process, and when its transaction began, in microseconds of that server's
 /// clock, which tells one transaction of a session from the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Waiter {
     /// The process.
     pub pid: i32,

@@ -109,7 +109,9 @@ impl World {
     }
 
     pub(crate) fn plan(&self, local: &Local) -> Plan {
-        reconcile(self.cluster(), local, self.now)
+        let plan = reconcile(self.cluster(), local, self.now);
+        assert!(plan.wake_at.is_none_or(|at| at > self.now), "a moment that has passed wakes it for ever");
+        plan
     }
 
     /// The action that is planned; there must be one.

@@ -193,6 +193,25 @@ impl Roll {
     }
 }
 
+/// `command`, as a leader proposes it.
+pub fn proposed(command: Command) -> Proposal {
+    Proposal {
+        cluster: ClusterId::from("c"),
+        based_on: None,
+        at: WallTime(0),
+        by: Actor::Controller(NodeId(1)),
+        reason: String::new(),
+        evidence: Vec::new(),
+        command,
+    }
+}
+
+/// `command` is agreed.
+pub fn agree(state: &mut State, command: Command) {
+    let outcome = apply(state, &proposed(command));
+    assert!(matches!(outcome, Outcome::Agreed { .. }), "{outcome:?}");
+}
+
 /// What the dice propose.
 pub fn proposal(state: &State, roll: &Roll) -> Proposal {
     let cluster = ClusterId::from("c");
