@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use thiserror::Error;
 
 use super::watch::Watch;
-use crate::cluster::ClusterError;
+use crate::cluster::{ClusterError, serves};
 use crate::fault::{Fault, FaultError, Undo, strike};
 use crate::history::{Operation, Outcome};
 use crate::host::{World, WorldError};
@@ -310,7 +310,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Takes every fault back and waits for full health.
+    /// Takes every fault back and waits for full health: the status says it, and every postmaster does.
     pub fn heal(&mut self) -> Result<Status, StoryError> {
         self.end_all()?;
         let members = self.world.cluster.nodes.len();
@@ -319,7 +319,9 @@ impl<'a> Stage<'a> {
             self.tick()?;
             let ailments = match self.status() {
                 Ok(status) => {
-                    let ailments = status.ailments(members);
+                    let mut ailments = status.ailments(members);
+                    let mute = self.world.cluster.nodes.iter().filter(|node| !serves(node));
+                    ailments.extend(mute.map(|node| format!("PostgreSQL on host {} does not serve", node.id)));
                     if ailments.is_empty() {
                         self.say(format!("in full health, epoch {}, primary {}", status.epoch, status.primary));
                         return Ok(status);
