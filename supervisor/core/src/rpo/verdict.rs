@@ -5,7 +5,7 @@ use crate::{
     cluster::ClusterState,
     id::MemberId,
     incident::{Incident, Phase},
-    reign::{Reign, SealKind},
+    reign::{Reign, SealKind, Start},
     settings::Settings,
     time::WallTime,
 };
@@ -55,7 +55,10 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
     };
     let before: Vec<&Reign> = cluster.reigns.iter().take_while(|reign| reign.epoch < incident.epoch).collect();
     let since = before.iter().rposition(|reign| reign.complete).unwrap_or(0);
-    let (Some(last), judged) = (before.last(), &before[since..]) else { return Verdict::Forgotten };
+    // A successor that was never opened has acknowledged nothing: the one before it is what may have been lost.
+    let served = |reign: &&Reign| reign.open || reign.start != Start::Promote;
+    let last = before.iter().copied().rfind(served).or(before.last().copied());
+    let (Some(last), judged) = (last, &before[since..]) else { return Verdict::Forgotten };
     let own = own_wal(cluster, last, successor);
     let mut doubts: Vec<Unproven> = judged
         .iter()
@@ -81,9 +84,9 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
 fn own_wal(cluster: &ClusterState, last: &Reign, successor: &Reign) -> bool {
     let reigned = cluster.reigns.iter().take_while(|reign| reign.epoch <= last.epoch);
     let reigned = reigned.filter(|reign| reign.primary == last.primary);
-    let promoted = reigned.last().is_some_and(|reign| {
-        reign.promotion.is_some() || matches!(reign.start, crate::reign::Start::Continue | crate::reign::Start::Adopt)
-    });
+    let promoted = reigned
+        .last()
+        .is_some_and(|reign| reign.promotion.is_some() || matches!(reign.start, Start::Continue | Start::Adopt));
     let appointee = successor.seals.iter().find(|seal| seal.key == successor.primary);
     let own = successor.seals.iter().find(|seal| seal.key == last.primary);
     let (Some(appointee), Some(own)) = (appointee, own) else { return false };
