@@ -104,7 +104,7 @@ impl Book {
             setting,
         };
         agree(&mut state, found);
-        let promotion = Promotion { fork: Lsn(0), end: Lsn(0) };
+        let promotion = Promotion { fork: Lsn(0), end: Lsn(0), marked: true };
         let epoch = pgvigil_core::id::Epoch(1);
         let record = Command::RecordPromotion { epoch, timeline: TimelineId(1), promotion, system_identifier: 1 };
         agree(&mut state, record);

@@ -98,9 +98,11 @@ fn postgres(model: &Durability, world: &World, agreed: &ClusterState, member: Me
             epoch: Epoch(u64::from(server.reigned)),
             timeline: TimelineId(u32::from(world.branches[server.wal.branch as usize].timeline)),
             flush_lsn,
-            promotion: server
-                .promotion
-                .map(|(fork, end)| Promotion { fork: Lsn(u64::from(fork)), end: Lsn(u64::from(end)) }),
+            promotion: server.promotion.map(|(fork, end)| Promotion {
+                fork: Lsn(u64::from(fork)),
+                end: Lsn(u64::from(end)),
+                marked: true,
+            }),
             system_identifier: 1,
             door_open: server.force.is_some_and(|force| force.door),
             setting_in_force: server.force.map(|force| RuleVersion(u64::from(force.version))),

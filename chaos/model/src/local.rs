@@ -137,9 +137,11 @@ fn local(agreed: &ClusterState, branches: &[Branch], server: &Server, me: Member
             epoch: Epoch(u64::from(server.promised)),
             sealed: None,
             reigned: Epoch(u64::from(server.reigned)),
-            promotion: server
-                .promotion
-                .map(|(fork, end)| Promotion { fork: Lsn(u64::from(fork)), end: Lsn(u64::from(end)) }),
+            promotion: server.promotion.map(|(fork, end)| Promotion {
+                fork: Lsn(u64::from(fork)),
+                end: Lsn(u64::from(end)),
+                marked: true,
+            }),
         },
         postgres,
         wal_end,

@@ -103,7 +103,7 @@ fn epoch_on(agreed: &ClusterState, me: &MemberKey, own: &TimelineHistory) -> Res
         let from = parent.map_or_else(|| "its parent".to_owned(), |parent| format!("timeline {parent}"));
         return Err(other(own, reign, &format!("left {from} at {}", promotion.fork)));
     };
-    if reign.marked {
+    if promotion.marked {
         let marked = left.mark == Some(reign.epoch);
         let text = "left it at the same place, and its history file bears a mark that this one lacks";
         return if marked { Ok(epoch) } else { Err(other(own, reign, text)) };

@@ -77,14 +77,27 @@ fn without_a_mark_parents_and_forks_are_compared() {
     world.must(command);
     world.promoted(3, 3, 400);
     let mut agreed = world.cluster().clone();
-    for reign in &mut agreed.reigns {
-        reign.marked = false;
+    for promotion in agreed.reigns.iter_mut().filter_map(|reign| reign.promotion.as_mut()) {
+        promotion.marked = false;
     }
     let told = |text: &str| place(&agreed, &world.key(0), &own(3, text, 500));
     assert_eq!(told("1\t0/12C\tx\n2\t0/190\tx\n"), Ok(at(3, 500)));
     assert_eq!(told("1\t0/100\tx\n2\t0/190\tx\n").unwrap_err().agreed_to, Some(at(1, 0x100)));
     assert_eq!(told("1\t0/12C\tx\n2\t0/180\tx\n").unwrap_err().agreed_to, Some(at(2, 0x180)));
     assert_eq!(told("1\t0/190\tx\n").unwrap_err().agreed_to, Some(at(1, 0x190)));
+}
+
+/// A primary whose pgvigil is older marks nothing, and does not say that it did: its standbys are on its timeline all the
+/// same, and their seals count in full.
+#[test]
+fn a_promotion_by_an_older_build_is_known_without_a_mark() {
+    let mut world = World::serving(3, 1);
+    world.succeed(2, 1, &[1, 2], (1, 300));
+    let told_so = r#"{"epoch":2,"timeline":2,"promotion":{"fork":300,"end":300},"system_identifier":7}"#;
+    let command = serde_json::from_str::<Command>(&format!(r#"{{"record-promotion":{told_so}}}"#)).unwrap();
+    world.must(command);
+    let bare = own(2, "1\t0/12C\tno recovery target specified\n", 400);
+    assert_eq!(told(&world, 2, &bare), Ok(at(2, 400)));
 }
 
 /// Case 63: after more failovers than are remembered, a member that was away for them is no member promoted by hand.

@@ -33,6 +33,10 @@ pub struct Promotion {
     pub fork: Lsn,
     /// The end of recovery: once k of S have flushed past it, the older rules are closed.
     pub end: Lsn,
+    /// The history file of the timeline that it began bears a mark of its epoch, made before anybody follows: another
+    /// promotion at the same place is told from it. `false` where it began none, and from an older build, which makes none.
+    #[serde(default)]
+    pub marked: bool,
 }
 
 /// One reign. Epochs rise along the list of reigns; the last one is the current one.
@@ -64,10 +68,6 @@ pub struct Reign {
     /// Until when its rule was shown in force, as the leader knew that noted it in the election that ended it.
     #[serde(default)]
     pub shown: Option<Shown>,
-    /// Its timeline's history file bears a mark of this epoch, made before anybody follows: another promotion at the same
-    /// place is told from it.
-    #[serde(default)]
-    pub marked: bool,
 }
 
 /// In what capacity a member sealed.

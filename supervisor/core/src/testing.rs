@@ -100,7 +100,7 @@ impl World {
         self.must(Command::RecordPromotion {
             epoch: Epoch(epoch),
             timeline: TimelineId(timeline),
-            promotion: Promotion { fork: Lsn(at), end: Lsn(at) },
+            promotion: Promotion { fork: Lsn(at), end: Lsn(at), marked: true },
             system_identifier: 7,
         });
     }

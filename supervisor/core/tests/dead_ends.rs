@@ -167,7 +167,7 @@ impl Agreed {
             epoch: reign.epoch,
             timeline: reign.timeline,
             flush_lsn: Lsn(500),
-            promotion: Some(Promotion { fork: Lsn(end), end: Lsn(end) }),
+            promotion: Some(Promotion { fork: Lsn(end), end: Lsn(end), marked: true }),
             system_identifier: 7,
             door_open: reign.open,
             setting_in_force: Some(reign.version),
@@ -217,7 +217,7 @@ fn promoted(epoch: u64, end: u64) -> Command {
     Command::RecordPromotion {
         epoch: Epoch(epoch),
         timeline: TimelineId(u32::try_from(epoch).unwrap()),
-        promotion: Promotion { fork: Lsn(end), end: Lsn(end) },
+        promotion: Promotion { fork: Lsn(end), end: Lsn(end), marked: true },
         system_identifier: 7,
     }
 }
@@ -299,7 +299,7 @@ fn a_rule_is_not_formed_anew_for_members_that_it_cannot_count() {
     agreed.entry(Command::RecordPromotion {
         epoch: Epoch(2),
         timeline: TimelineId(1),
-        promotion: Promotion { fork: Lsn(300), end: Lsn(300) },
+        promotion: Promotion { fork: Lsn(300), end: Lsn(300), marked: true },
         system_identifier: 7,
     });
     let seen = |standbys: &[&str]| {
@@ -329,7 +329,7 @@ fn a_rule_is_judged_by_its_own_k_when_the_settings_have_changed() {
     agreed.entry(Command::RecordPromotion {
         epoch: Epoch(2),
         timeline: TimelineId(1),
-        promotion: Promotion { fork: Lsn(300), end: Lsn(300) },
+        promotion: Promotion { fork: Lsn(300), end: Lsn(300), marked: true },
         system_identifier: 7,
     });
     let mut seen = agreed.seen(vec![agreed.report("a", agreed.primary("a", 300, &["b"]))]);
@@ -502,7 +502,7 @@ fn a_promotion_that_was_not_recorded_is_read_again() {
         Promise { epoch: Epoch(2), sealed: Some(Epoch(2)), reigned: Epoch(2), promotion: None, restarted: 0 };
     let again = Some(Action::Promote { epoch: Epoch(2), timeline: TimelineId(2) });
     assert_eq!(reconcile::reconcile(agreed.cluster(), &local, NOW).action, again);
-    local.promise.promotion = Some(Promotion { fork: Lsn(300), end: Lsn(300) });
+    local.promise.promotion = Some(Promotion { fork: Lsn(300), end: Lsn(300), marked: true });
     assert_ne!(reconcile::reconcile(agreed.cluster(), &local, NOW).action, again);
 }
 
@@ -593,7 +593,7 @@ fn a_restart_in_an_open_reign_keeps_its_door_closed_until_the_rule_is_complete()
     agreed.entry(Command::RecordPromotion {
         epoch: Epoch(2),
         timeline: TimelineId(1),
-        promotion: Promotion { fork: Lsn(300), end: Lsn(300) },
+        promotion: Promotion { fork: Lsn(300), end: Lsn(300), marked: true },
         system_identifier: 7,
     });
     assert!(agreed.cluster().reign().unwrap().open);
@@ -677,7 +677,7 @@ fn adoption_does_not_close_the_door() {
     agreed.entry(found);
     let mut local = local(&agreed, "a", false);
     local.promise.reigned = Epoch(1);
-    local.promise.promotion = Some(Promotion { fork: Lsn(100), end: Lsn(100) });
+    local.promise.promotion = Some(Promotion { fork: Lsn(100), end: Lsn(100), marked: true });
     // Cut short before the mark was written, it goes on with the adoption.
     let found = Adoptable { system_identifier: 7, in_recovery: false, timeline: TimelineId(1), major: 17 };
     let unmarked = Local { marker: None, postgres: LocalPostgres::Adoptable(found), ..local.clone() };

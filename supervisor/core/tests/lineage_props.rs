@@ -66,7 +66,7 @@ fn founded() -> State {
 }
 
 fn record(state: &mut State, epoch: u64, timeline: u32, fork: u64) {
-    let promotion = Promotion { fork: Lsn(fork), end: Lsn(fork) };
+    let promotion = Promotion { fork: Lsn(fork), end: Lsn(fork), marked: true };
     let (epoch, timeline) = (Epoch(epoch), TimelineId(timeline));
     agree(state, Command::RecordPromotion { epoch, timeline, promotion, system_identifier: 7 });
 }

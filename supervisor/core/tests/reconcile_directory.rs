@@ -90,7 +90,7 @@ fn an_empty_directory_is_founded_once() {
     let cluster = ClusterId::from("c");
     let plan = reconcile(&state.clusters[&cluster], &empty(), Time(1));
     assert!(matches!(plan.action, Some(Action::Initdb { .. })), "{plan:?}");
-    let promotion = Promotion { fork: Lsn(1), end: Lsn(1) };
+    let promotion = Promotion { fork: Lsn(1), end: Lsn(1), marked: true };
     agree(
         &mut state,
         Command::RecordPromotion { epoch: Epoch(1), timeline: TimelineId(1), promotion, system_identifier: 7 },
@@ -105,7 +105,7 @@ fn a_directory_that_came_back_old_is_made_anew() {
     let mut state = founded();
     let cluster = state.clusters.get_mut(&ClusterId::from("c")).unwrap();
     let proven = Position::new(Epoch(1), Lsn(100));
-    cluster.reigns[0].promotion = Some(Promotion { fork: Lsn(1), end: Lsn(1) });
+    cluster.reigns[0].promotion = Some(Promotion { fork: Lsn(1), end: Lsn(1), marked: true });
     cluster.members.get_mut(&MemberId::from("b")).unwrap().proven = Some(proven);
     let cluster = ClusterId::from("c");
     let plan = reconcile(&state.clusters[&cluster], &stopped(&state, "b", 99), Time(1));

@@ -100,7 +100,7 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
             epoch: Epoch(agreed.epoch.0.saturating_sub(u64::from(roll(2)))).max(reigned),
             sealed: None,
             reigned,
-            promotion: (roll(2) == 0).then_some(Promotion { fork: lsn, end: lsn }),
+            promotion: (roll(2) == 0).then_some(Promotion { fork: lsn, end: lsn, marked: true }),
             restarted: 0,
         },
         postgres,

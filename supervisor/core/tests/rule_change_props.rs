@@ -64,7 +64,7 @@ impl Model {
         let timeline = TimelineId(1);
         let setting = Setting::new(1, [model.key(0), model.key(1)]);
         model.must(Command::Found { primary, start: Start::Initdb, timeline, system_identifier: None, setting });
-        let promotion = Promotion { fork: Lsn(1), end: Lsn(1) };
+        let promotion = Promotion { fork: Lsn(1), end: Lsn(1), marked: true };
         model.must(Command::RecordPromotion { epoch: Epoch(1), timeline, promotion, system_identifier: 7 });
         model.note();
         model.held = model.agreed.clone();

@@ -69,7 +69,7 @@ fn primary() -> PrimaryReport {
         epoch: Epoch(1),
         timeline: TimelineId(1),
         flush_lsn: Lsn(5_000),
-        promotion: Some(Promotion { fork: Lsn(0), end: Lsn(0) }),
+        promotion: Some(Promotion { fork: Lsn(0), end: Lsn(0), marked: true }),
         system_identifier: 7,
         door_open: true,
         checkpoint_age_ms: None,
@@ -127,13 +127,12 @@ pub(crate) fn healthy() -> ClusterSnapshot {
         start: Start::Initdb,
         setting: setting.clone(),
         version: RuleVersion(1),
-        promotion: Some(Promotion { fork: Lsn(0), end: Lsn(0) }),
+        promotion: Some(Promotion { fork: Lsn(0), end: Lsn(0), marked: true }),
         open: true,
         complete: true,
         seals: Vec::new(),
         unproven: Vec::new(),
         shown: None,
-        marked: false,
     });
     state.rules.push(Rule { epoch: Epoch(1), version: RuleVersion(1), primary: key("pg1"), setting });
     let mut observations = Observations::new(NodeId(2), Time(1_000));

@@ -142,7 +142,7 @@ fn command(model: &Durability, world: &World, agreed: &ClusterState, step: Step)
             Command::RecordPromotion {
                 epoch: epoch(server.reigned),
                 timeline: TimelineId(u32::from(world.branches[server.wal.branch as usize].timeline)),
-                promotion: Promotion { fork: Lsn(u64::from(fork)), end: Lsn(u64::from(end)) },
+                promotion: Promotion { fork: Lsn(u64::from(fork)), end: Lsn(u64::from(end)), marked: true },
                 system_identifier: 1,
             }
         }

@@ -232,7 +232,7 @@ fn appoint(model: &Service, state: &Clocked, after: &mut Clocked) -> Option<()> 
     let timeline = TimelineId(2);
     let command = Command::Appoint { epoch: SUCCESSION, primary, start: Start::Promote, timeline, setting, seals };
     agree(model, after, &command)?;
-    let promotion = Promotion { fork: Lsn(0), end: Lsn(1) };
+    let promotion = Promotion { fork: Lsn(0), end: Lsn(1), marked: true };
     let record = Command::RecordPromotion { epoch: SUCCESSION, timeline, promotion, system_identifier: 1 };
     agree(model, after, &record)?;
     after.phase = Phase::Appointed;

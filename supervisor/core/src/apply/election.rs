@@ -70,7 +70,6 @@ pub(super) fn found(
         seals: Vec::new(),
         unproven: Vec::new(),
         shown: None,
-        marked: false,
     });
     if setting.k == 0 {
         let what = "commits did not wait for any standby (k = 0, an adopted cluster)";
@@ -364,7 +363,6 @@ fn enthrone(cluster: &mut ClusterState, last: &Reign, wanted: &Appointment<'_>) 
         seals: wanted.seals.to_vec(),
         unproven: Vec::new(),
         shown: None,
-        marked: wanted.start == Start::Promote,
     });
 }
 

@@ -113,7 +113,7 @@ fn a_promotion_that_succeeds_and_a_forced_failover_are_not_held_back() {
         world
     };
     let mut world = stuck();
-    let promotion = crate::reign::Promotion { fork: crate::lsn::Lsn(300), end: crate::lsn::Lsn(300) };
+    let promotion = crate::reign::Promotion { fork: crate::lsn::Lsn(300), end: crate::lsn::Lsn(300), marked: true };
     world.hear(world.primary_report_with(&[], |primary| primary.promotion = Some(promotion)));
     assert!(matches!(world.step().command, Command::RecordPromotion { .. }));
     let mut world = stuck();

@@ -23,7 +23,7 @@ fn promoted() -> World {
 }
 
 fn promotion() -> crate::reign::Promotion {
-    crate::reign::Promotion { fork: Lsn(300), end: Lsn(320) }
+    crate::reign::Promotion { fork: Lsn(300), end: Lsn(320), marked: true }
 }
 
 #[test]

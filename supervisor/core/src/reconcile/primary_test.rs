@@ -58,7 +58,7 @@ fn a_promotion_that_was_not_noted_is_looked_at_again() {
     local.postgres = running(false, 2);
     local.in_force = closed(2);
     assert_eq!(world.acts(&local), Action::Promote { epoch: Epoch(2), timeline: TimelineId(2) });
-    local.promise.promotion = Some(Promotion { fork: Lsn(300), end: Lsn(300) });
+    local.promise.promotion = Some(Promotion { fork: Lsn(300), end: Lsn(300), marked: true });
     assert!(!matches!(world.plan(&local).action, Some(Action::Promote { .. })));
 }
 
@@ -206,7 +206,7 @@ fn a_rule_change_is_put_in_force_and_proven() {
 fn completeness_is_proven_after_the_promotion_is_agreed() {
     let mut world = appointed();
     let mut local = world.primary();
-    local.promise.promotion = Some(Promotion { fork: crate::lsn::Lsn(300), end: crate::lsn::Lsn(320) });
+    local.promise.promotion = Some(Promotion { fork: crate::lsn::Lsn(300), end: crate::lsn::Lsn(320), marked: true });
     assert_eq!(world.plan(&local), Plan::default());
     world.promoted(2, 2, 300);
     assert!(matches!(world.acts(&local), Action::Prove { .. }));

@@ -141,7 +141,7 @@ impl Roll {
             10 | 11 => Command::RecordPromotion {
                 epoch,
                 timeline: cluster.reign().map_or(TimelineId(1), |r| r.timeline),
-                promotion: Promotion { fork: Lsn(self.lsn), end: Lsn(self.lsn) },
+                promotion: Promotion { fork: Lsn(self.lsn), end: Lsn(self.lsn), marked: true },
                 system_identifier: 7,
             },
             12 => Command::Open { epoch },

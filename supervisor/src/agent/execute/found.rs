@@ -81,7 +81,7 @@ pub async fn adopt_primary(shared: &Arc<Shared>, epoch: Epoch, incarnation: Inca
     ensure_include(&shared.layout)?;
     shared.promise(epoch, |promise| {
         promise.reigned = epoch;
-        promise.promotion = Some(Promotion { fork: at, end: at });
+        promise.promotion = Some(Promotion { fork: at, end: at, marked: false });
     })?;
     mark(shared, incarnation).context("cannot mark the data directory")?;
     // What a boot or a person starts here from now on must be a standby, as of every primary of ours (history A13). Only

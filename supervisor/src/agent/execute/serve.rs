@@ -215,7 +215,7 @@ pub async fn start_primary(
     let link = Link::connect(&instance.endpoint, "start", "-c synchronous_commit=local", STATEMENT).await?;
     link.mend_replication_role(&shared.access.replication_role, &shared.secret, Look::Close, STATEMENT).await?;
     let at = insert_position(&link).await?;
-    shared.promise(epoch, |promise| promise.promotion = Some(Promotion { fork: at, end: at }))?;
+    shared.promise(epoch, |promise| promise.promotion = Some(Promotion { fork: at, end: at, marked: false }))?;
     let mut inner = shared.lock();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
     inner.names_in_force = Some(put.names);
@@ -270,7 +270,7 @@ pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -
         Err(error) => return Err(error).context("the promotion is not complete"),
     };
     fault::reach("promote:promoted", data_dir).await;
-    let promotion = Promotion { fork: promoted.fork, end: promoted.insert };
+    let promotion = Promotion { fork: promoted.fork, end: promoted.insert, marked: true };
     // All flushed at once, before anybody hears of the promotion, or fetches the timeline's history.
     let (layout, promising) = (shared.layout.clone(), Arc::clone(shared));
     let pg_wal = layout.pg_wal();
@@ -357,7 +357,7 @@ pub async fn carry_on(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> 
     let at = insert_position(&link).await?;
     shared.promise(epoch, |promise| {
         promise.reigned = epoch;
-        promise.promotion = Some(Promotion { fork: at, end: at });
+        promise.promotion = Some(Promotion { fork: at, end: at, marked: false });
     })?;
     Ok(())
 }

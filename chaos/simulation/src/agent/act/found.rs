@@ -69,7 +69,7 @@ pub async fn adopt_primary(c: &Ctx, epoch: Epoch, incarnation: Incarnation) -> R
     c.w.hosts[c.h].pg.borrow_mut().epoch = epoch.0;
     c.promise(|promise| {
         promise.reigned = epoch;
-        promise.promotion = Some(Promotion { fork: at, end: at });
+        promise.promotion = Some(Promotion { fork: at, end: at, marked: false });
     })
     .await;
     c.step("adopt.promised").await;

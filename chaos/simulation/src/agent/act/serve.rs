@@ -115,7 +115,7 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     sampler::watch(c);
     c.step("start-primary.ready").await;
     let at = insert_position(c).await?;
-    c.promise(|promise| promise.promotion = Some(Promotion { fork: at, end: at })).await;
+    c.promise(|promise| promise.promotion = Some(Promotion { fork: at, end: at, marked: false })).await;
     let mut inner = c.a.inner.borrow_mut();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
     inner.names_in_force = Some(names);
@@ -166,7 +166,7 @@ pub async fn promote(c: &Ctx, epoch: Epoch, timeline: TimelineId) -> Result<(), 
         c.w.tree.borrow_mut().mark(branch, epoch.0);
     }
     let end = Lsn(c.w.hosts[c.h].pg.borrow().insert);
-    let promotion = Promotion { fork: Lsn(fork), end };
+    let promotion = Promotion { fork: Lsn(fork), end, marked: true };
     c.promise(|promise| promise.promotion = Some(promotion)).await;
     c.step("promote.recorded").await;
     let mut inner = c.a.inner.borrow_mut();
@@ -243,7 +243,7 @@ pub async fn carry_on(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     c.w.hosts[c.h].pg.borrow_mut().epoch = epoch.0;
     c.promise(|promise| {
         promise.reigned = epoch;
-        promise.promotion = Some(Promotion { fork: at, end: at });
+        promise.promotion = Some(Promotion { fork: at, end: at, marked: false });
     })
     .await;
     c.step("carry-on.promised").await;
