@@ -53,7 +53,9 @@ pub struct Settings {
     /// a guest, whose clock then stands still (history A14): only its agent's word or a fence command counts.
     pub fence_by_time: bool,
     /// Whether a primary goes on serving clients while PostgreSQL cannot be made to show the agreed rule (a configuration
-    /// file that does not parse, a server that reads other files). `false`: it keeps them out until the rule is shown.
+    /// file that does not parse, a server that reads other files). `false`: it keeps them out until the rule is shown. Left out
+    /// when `false`: builds that do not know it refuse a name that they do not know.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub serve_without_rule: bool,
 }
 
@@ -175,6 +177,15 @@ mod tests {
     #[test]
     fn the_defaults_are_allowed() {
         Settings::default().validate().unwrap();
+    }
+
+    /// A member whose pgvigil is older refuses a name that it does not know: what is not used is not told.
+    #[test]
+    fn settings_that_are_not_used_are_read_by_older_builds() {
+        let text = serde_json::to_string(&Settings::default()).unwrap();
+        assert!(!text.contains("serve_without_rule"), "{text}");
+        let serving = Settings { serve_without_rule: true, ..Settings::default() };
+        assert_eq!(serde_json::from_str::<Settings>(&serde_json::to_string(&serving).unwrap()).unwrap(), serving);
     }
 
     #[test]

@@ -76,7 +76,11 @@ fn meaning(key: &str) -> &'static str {
 
 fn table(settings: &Settings) -> Map<String, Value> {
     match serde_json::to_value(settings) {
-        Ok(Value::Object(table)) => table,
+        Ok(Value::Object(mut table)) => {
+            // Left out where it is not used: see `Settings`.
+            table.entry("serve_without_rule").or_insert(settings.serve_without_rule.into());
+            table
+        }
         _ => Map::new(),
     }
 }
