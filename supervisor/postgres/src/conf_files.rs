@@ -14,10 +14,10 @@
 //! one that somebody else started a line after the last include can too: [`ensure_include`] puts that to the end again.
 
 use crate::{
-    fsio::{FsError, Written, write_atomic},
+    fsio::{FsError, Written, read_bytes, write_atomic},
     layout::Layout,
 };
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
 const INCLUDE: &str = "include 'pgvigil.conf'";
 /// The line with which `pgvigil.conf` ends.
@@ -56,29 +56,22 @@ pub fn options(layout: &Layout) -> Vec<(&'static str, String)> {
 /// Idempotent. The user's bytes stay as they are, of whatever encoding.
 pub fn ensure_include(layout: &Layout) -> Result<Written, FsError> {
     let path = layout.postgresql_conf();
-    write_atomic(&path, &with_include(&read(&path)?), 0o600)
+    write_atomic(&path, &with_include(&read_bytes(&path)?), 0o600)
 }
 
 /// Whether nothing in `postgresql.conf` comes after ours.
 pub fn is_included_last(layout: &Layout) -> Result<bool, FsError> {
-    Ok(ends_with_include(&read(&layout.postgresql_conf())?))
+    Ok(ends_with_include(&read_bytes(&layout.postgresql_conf())?))
 }
 
 /// Whether `postgresql.conf` includes ours at all.
 pub fn has_include(layout: &Layout) -> Result<bool, FsError> {
-    Ok(read(&layout.postgresql_conf())?.split(|byte| *byte == b'\n').any(is_include))
+    Ok(read_bytes(&layout.postgresql_conf())?.split(|byte| *byte == b'\n').any(is_include))
 }
 
 /// Whether `pgvigil.conf` includes the rule.
 pub(crate) fn includes_rule(layout: &Layout) -> bool {
     fs::read_to_string(layout.pgvigil_conf()).is_ok_and(|text| text.lines().any(|line| line == RULE_INCLUDE))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, FsError> {
-    match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.map_err(FsError::at("read", path)),
-    }
 }
 
 fn is_include(line: &[u8]) -> bool {

@@ -3,11 +3,10 @@
 
 use crate::{
     conf_text::parse_assignment,
-    fsio::{FsError, write_atomic},
+    fsio::{FsError, read_bytes, write_atomic},
     layout::Layout,
     settings::MANAGED,
 };
-use std::{fs, io};
 
 /// One managed setting found where it should not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,28 +21,20 @@ pub struct Drift {
 
 /// The managed settings in `postgresql.auto.conf`.
 pub fn find(layout: &Layout) -> Result<Vec<Drift>, FsError> {
-    Ok(lines(&read(layout)?).filter_map(|(_, drift)| drift).collect())
+    Ok(lines(&read_bytes(&layout.auto_conf())?).filter_map(|(_, drift)| drift).collect())
 }
 
 /// Removes them durably and says what was removed. Other settings stay, byte by byte. Takes effect at the next reload
 /// (some only at a restart). With the server running, an `ALTER SYSTEM` at the same moment may be lost; look again
 /// afterwards.
 pub fn remove(layout: &Layout) -> Result<Vec<Drift>, FsError> {
-    let bytes = read(layout)?;
+    let bytes = read_bytes(&layout.auto_conf())?;
     let found: Vec<Drift> = lines(&bytes).filter_map(|(_, drift)| drift).collect();
     if !found.is_empty() {
         let kept = lines(&bytes).filter(|(_, drift)| drift.is_none()).map(|(line, _)| line);
         write_atomic(&layout.auto_conf(), &kept.collect::<Vec<_>>().concat(), 0o600)?;
     }
     Ok(found)
-}
-
-fn read(layout: &Layout) -> Result<Vec<u8>, FsError> {
-    let path = layout.auto_conf();
-    match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        other => other.map_err(FsError::at("read", &path)),
-    }
 }
 
 /// Every line, with its end, and what it sets of ours.

@@ -219,6 +219,14 @@ pub fn read_text(path: &Path) -> Result<Option<String>, FsError> {
     }
 }
 
+/// Reads a file of whatever encoding; one that does not exist is empty.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, FsError> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        read => read.map_err(FsError::at("read", path)),
+    }
+}
+
 /// As [`read_text`], for files that a loss of power may have left as anything: bytes that are no text are replaced.
 pub fn read_lossy(path: &Path) -> Result<Option<String>, FsError> {
     match fs::read(path) {

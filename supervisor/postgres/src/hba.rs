@@ -2,7 +2,7 @@
 
 use crate::{
     conf_text::identifier,
-    fsio::{FsError, Written, read_text, replace},
+    fsio::{FsError, Written, read_bytes, read_lossy, replace},
     layout::Layout,
     ways::AGENT_ROLE,
 };
@@ -100,8 +100,8 @@ pub fn render(door: Door, access: &Access, user: &[String]) -> String {
 /// Replaces `pg_hba.conf` and the user map; every start writes them anew. Takes effect for new connections at the next reload; sessions that
 /// exist are not touched.
 pub fn write(layout: &Layout, door: Door, access: &Access, user: &[String]) -> Result<Written, FsError> {
-    let old = read_text(&layout.pg_ident())?.unwrap_or_default();
-    replace(&layout.pg_ident(), with_map(&old, access).as_bytes(), 0o600)?;
+    let old = read_bytes(&layout.pg_ident())?;
+    replace(&layout.pg_ident(), &with_map(&old, access), 0o600)?;
     replace(&layout.pg_hba(), render(door, access, user).as_bytes(), 0o600)
 }
 
@@ -120,8 +120,8 @@ pub enum Stands {
 
 /// Compares the files with what [`write`] would write.
 pub fn stands(layout: &Layout, door: Door, access: &Access, user: &[String]) -> Result<Stands, FsError> {
-    let text = read_text(&layout.pg_hba())?.unwrap_or_default();
-    let map = read_text(&layout.pg_ident())?.unwrap_or_default();
+    let text = read_lossy(&layout.pg_hba())?.unwrap_or_default();
+    let map = read_lossy(&layout.pg_ident())?.unwrap_or_default();
     let ours = map_lines(access);
     let mapped: Vec<&str> = map.lines().filter(|line| is_of_map(line)).collect();
     Ok(match door_of(&text) {
@@ -136,7 +136,7 @@ pub fn stands(layout: &Layout, door: Door, access: &Access, user: &[String]) -> 
 /// The lines of a `pg_hba.conf` that is not ours, without comments: what an adopted cluster's user had. `None` when
 /// the file is ours already.
 pub fn user_lines(layout: &Layout) -> Result<Option<Vec<String>>, FsError> {
-    let text = read_text(&layout.pg_hba())?.unwrap_or_default();
+    let text = read_lossy(&layout.pg_hba())?.unwrap_or_default();
     if text.starts_with(HEADER) {
         return Ok(None);
     }
@@ -144,9 +144,18 @@ pub fn user_lines(layout: &Layout) -> Result<Option<Vec<String>>, FsError> {
     Ok(Some(kept.map(str::to_owned).collect()))
 }
 
-fn with_map(old: &str, access: &Access) -> String {
-    let others = old.lines().filter(|line| !is_of_map(line)).map(str::to_owned);
-    others.chain(map_lines(access)).fold(String::new(), |text, line| text + &line + "\n")
+/// The user's bytes stay as they are, of whatever encoding.
+fn with_map(old: &[u8], access: &Access) -> Vec<u8> {
+    let mut text = Vec::new();
+    for line in old.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_of_map(&String::from_utf8_lossy(line))) {
+        text.extend_from_slice(line.strip_suffix(b"\n").unwrap_or(line));
+        text.push(b'\n');
+    }
+    for line in map_lines(access) {
+        text.extend_from_slice(line.as_bytes());
+        text.push(b'\n');
+    }
+    text
 }
 
 fn is_of_map(line: &str) -> bool {
@@ -198,8 +207,8 @@ mod tests {
 
     #[test]
     fn the_map_is_ours_once_and_others_stay() {
-        let once = with_map("# x\nother a b\npgvigil old old\n", &access());
-        assert_eq!(once, "# x\nother a b\npgvigil \"pg\" \"postgres\"\npgvigil \"pg\" \"pgvigil_agent\"\n");
+        let once = with_map(b"# caf\xe9\nother a b\npgvigil old old\n", &access());
+        assert_eq!(once, b"# caf\xe9\nother a b\npgvigil \"pg\" \"postgres\"\npgvigil \"pg\" \"pgvigil_agent\"\n");
         assert_eq!(with_map(&once, &access()), once);
     }
 
@@ -210,6 +219,7 @@ mod tests {
         let now = |door| stands(&layout, door, &access(), &[]).unwrap();
         let put = |path: std::path::PathBuf, text: &str| std::fs::write(path, text).unwrap();
         assert_eq!(now(Door::Open), Stands::Replaced);
+        std::fs::write(layout.pg_ident(), b"# caf\xe9\n").unwrap();
         write(&layout, Door::Open, &access(), &[]).unwrap();
         assert_eq!((now(Door::Open), now(Door::Closed)), (Stands::Right, Stands::OtherDoor));
         put(layout.pg_ident(), "pgvigil \"pg\" \"postgres\"\n");

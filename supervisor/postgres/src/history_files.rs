@@ -16,7 +16,7 @@
 //! at one is sealed by being stopped ([`above`]).
 
 use crate::{
-    fsio::{FsError, create_dir_private, read_text, remove_durable, sync_dir, sync_file, write_atomic},
+    fsio::{FsError, create_dir_private, read_lossy, remove_durable, sync_dir, sync_file, write_atomic},
     layout::parse_segment_name,
     settings::RecoveryTimeline,
 };
@@ -74,7 +74,8 @@ pub fn path(pg_wal: &Path, timeline: TimelineId) -> PathBuf {
 
 /// The text of `timeline`'s history file; `None` when there is none.
 pub fn text(pg_wal: &Path, timeline: TimelineId) -> Result<Option<String>, HistoryError> {
-    Ok(read_text(&path(pg_wal, timeline))?)
+    // What stands there after the switch point is a comment, of whatever encoding.
+    Ok(read_lossy(&path(pg_wal, timeline))?)
 }
 
 /// The history of `timeline`. Timeline 1 needs no file; any other without one is an error.
