@@ -397,7 +397,8 @@ impl Settings {
     }
 
     fn at_start(&self) -> Vec<(&'static str, String)> {
-        let logical = self.wal_level == "logical" || self.said("wal_level").any(|level| level == "logical");
+        let logical =
+            self.wal_level == "logical" || self.said("wal_level").any(|level| level.eq_ignore_ascii_case("logical"));
         vec![
             ("hot_standby", "on".to_owned()),
             ("wal_log_hints", "on".to_owned()),

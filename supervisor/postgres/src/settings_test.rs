@@ -84,7 +84,7 @@ fn a_standby_starts_with_no_less_than_its_primary_runs_with() {
 fn a_larger_value_of_the_user_holds_and_a_smaller_one_does_not() {
     let mut settings = Settings::new(1, "/s");
     settings.user = vec![("Max_WAL_Senders".into(), "64".into()), ("max_replication_slots".into(), "2".into())];
-    settings.theirs = UserValues::from_text("wal_level = logical\nmax_replication_slots = 4\nmax_wal_senders = 0\n");
+    settings.theirs = UserValues::from_text("wal_level = Logical\nmax_replication_slots = 4\nmax_wal_senders = 0\n");
     let line = settings.command_line(V15);
     let value = |name: &str| line.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     assert_eq!(value("max_wal_senders"), Some("64"));
