@@ -112,6 +112,9 @@ async fn point_at(
     }
     write_pass_file(&shared.layout, Some((&to, shared.secret.password())))?;
     ours.upstream = Some(to);
+    // One that is promoted by hand while no agent runs shows this and not its last reign's rule: nothing of that reign has
+    // changed by it.
+    shared.unproven_file.write_rule(&ours.rule.names_value())?;
     ours.replace(shared.binaries.version(), &shared.layout)?;
     // Nobody waits until it is shown, for commits wait meanwhile: the next looks hold it against the server.
     shared.lock().expected = Some(Expected::now(ours.shown(shared.binaries.version(), &shared.layout), false));
