@@ -53,6 +53,10 @@ pub struct Sample {
     pub sync_names: String,
     /// `synchronous_commit` by default.
     pub sync_commit: String,
+    /// `synchronous_commit` set for a role or database: sessions outside S1. As of every look that shows the rule: what an
+    /// older one showed proves nothing since.
+    #[serde(default)]
+    pub commit_overrides: Vec<CommitOverride>,
     /// Whether `primary_conninfo` is non-empty.
     pub has_upstream: bool,
     /// The settings of [`WATCHED`] as this session sees them.
@@ -152,8 +156,6 @@ pub struct SlowSample {
     pub version_num: u32,
     /// Replication slots.
     pub slots: Vec<Slot>,
-    /// `synchronous_commit` set for a role or database: sessions outside S1.
-    pub commit_overrides: Vec<CommitOverride>,
     /// Settings that take effect only at a restart and wait for one.
     pub pending_restart: Vec<String>,
     /// Prepared transactions: they hold locks across a failover.
@@ -234,6 +236,11 @@ const SAMPLE: &str = "SELECT json_build_object(
    FROM pg_stat_replication w),
  'sync_names', current_setting('synchronous_standby_names'),
  'sync_commit', current_setting('synchronous_commit'),
+ 'commit_overrides', (SELECT coalesce(json_agg(json_build_object('database', d.datname, 'role', r.rolname,
+   'value', split_part(x, '=', 2))), '[]'::json)
+   FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) x
+   LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
+   WHERE lower(x) LIKE 'synchronous\\_commit=%' AND lower(split_part(x, '=', 2)) NOT IN ('on', 'remote_apply')),
  'has_upstream', current_setting('primary_conninfo') <> '',
  'watched', json_build_object(
    'synchronous_standby_names', current_setting('synchronous_standby_names'),
@@ -268,11 +275,6 @@ const SLOW: &str = "SELECT json_build_object(
  'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name, 'kind', slot_type,
    'active_pid', active_pid, 'restart_lsn', restart_lsn, 'wal_status', wal_status,
    'safe_wal_size', safe_wal_size)), '[]'::json) FROM pg_replication_slots),
- 'commit_overrides', (SELECT coalesce(json_agg(json_build_object('database', d.datname, 'role', r.rolname,
-   'value', split_part(x, '=', 2))), '[]'::json)
-   FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) x
-   LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
-   WHERE lower(x) LIKE 'synchronous\\_commit=%' AND lower(split_part(x, '=', 2)) NOT IN ('on', 'remote_apply')),
  'pending_restart', (SELECT coalesce(json_agg(name), '[]'::json) FROM pg_settings WHERE pending_restart),
  'prepared_transactions', (SELECT count(*) FROM pg_prepared_xacts),
  'clients', (SELECT coalesce(json_agg(json_build_object('pid', pid, 'application_name', application_name,

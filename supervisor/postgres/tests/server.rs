@@ -189,7 +189,7 @@ pg_test!(
         let found = drift::find(&node.instance.layout).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].name.as_str(), found[0].value.as_str()), ("synchronous_standby_names", ""));
-        let overrides = node.link().await.slow_sample(LIMIT).await.unwrap().commit_overrides;
+        let overrides = node.link().await.sample(LIMIT).await.unwrap().commit_overrides;
         assert_eq!(overrides.len(), 1);
         assert_eq!((overrides[0].value.as_str(), overrides[0].role.as_deref()), ("off", Some("boss")));
         node.apply_config().await;

@@ -18,7 +18,7 @@ use pgvigil_core::{
     },
     time::Time,
 };
-use pgvigil_postgres::{SlowSample, Walsender};
+use pgvigil_postgres::{Sample, Walsender};
 
 /// The report of this moment; `None` until PostgreSQL was looked at once, and while a fence does not get done.
 pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
@@ -146,7 +146,7 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
             took_us: inner.canary_took_us,
         },
         standbys,
-        weakened: weakened(inner.slow.as_ref(), sample.map(|s| s.sync_commit.as_str())),
+        weakened: sample.map(weakened).unwrap_or_default(),
         right_ms: inner.local.right.left(&settings, now),
         shown_ago_ms: inner.unproven.shown_ago(now),
         unasked_ms: inner.local.unasked_since.map(|since| now.since(since)),
@@ -180,21 +180,19 @@ pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner, now: Time) ->
 }
 
 /// What lowers the promise of a commit: `synchronous_commit` for all, or for a role or database.
-pub(super) fn weakened(slow: Option<&SlowSample>, sync_commit: Option<&str>) -> Vec<String> {
+pub(super) fn weakened(sample: &Sample) -> Vec<String> {
     let mut found = Vec::new();
-    if let Some(value) = sync_commit.filter(|value| !matches!(*value, "on" | "remote_apply")) {
-        found.push(format!("synchronous_commit is {value}"));
+    if !matches!(sample.sync_commit.as_str(), "on" | "remote_apply") {
+        found.push(format!("synchronous_commit is {}", sample.sync_commit));
     }
-    if let Some(slow) = slow {
-        for weak in &slow.commit_overrides {
-            let of = match (&weak.database, &weak.role) {
-                (Some(database), Some(role)) => format!("role {role} in database {database}"),
-                (Some(database), None) => format!("database {database}"),
-                (None, Some(role)) => format!("role {role}"),
-                (None, None) => "some sessions".to_owned(),
-            };
-            found.push(format!("synchronous_commit is {} for {of}", weak.value));
-        }
+    for weak in &sample.commit_overrides {
+        let of = match (&weak.database, &weak.role) {
+            (Some(database), Some(role)) => format!("role {role} in database {database}"),
+            (Some(database), None) => format!("database {database}"),
+            (None, Some(role)) => format!("role {role}"),
+            (None, None) => "some sessions".to_owned(),
+        };
+        found.push(format!("synchronous_commit is {} for {of}", weak.value));
     }
     found
 }

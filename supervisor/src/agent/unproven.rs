@@ -117,7 +117,7 @@ pub(super) fn look(inner: &mut Inner, sample: &Sample, began: Time) -> bool {
         return inner.unproven_begins(Cause::RuleNotInForce, &text);
     }
     let rule = rule_in_force(inner, sample);
-    let lowered = report::weakened(inner.slow.as_ref(), Some(&sample.sync_commit)).join("; ");
+    let lowered = report::weakened(sample).join("; ");
     let lowered = (!lowered.is_empty()).then_some(lowered.as_str());
     inner.unproven.looked(reigned, rule, lowered, began, clock::wall().0)
 }
