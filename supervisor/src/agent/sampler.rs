@@ -387,7 +387,10 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     inner.local.postgres = LocalPostgres::Running(running);
     let evidence = in_force::look(shared, inner, &sample, began) | unproven::look(inner, &sample, began);
     inner.replies.note(&sample.walsenders, began);
-    let (rule, astray) = (unproven::rule_in_force(inner, &sample), !inner.unproven.confirmed_by_standbys());
+    let rule = unproven::rule_in_force(inner, &sample);
+    let agreed = shared.agreed();
+    let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
+    let astray = !inner.unproven.confirmed_by_standbys(reign.map_or(&[], |reign| &reign.unproven));
     let canary = inner.canaries.looked(rule, astray, began);
     inner.sample = Some((sample, began));
     drop(guard);

@@ -26,6 +26,9 @@ pub struct UnprovenFile {
 struct Stored {
     wall_ms: u64,
     now_ms: u64,
+    /// See [`Ledger::last_id`].
+    #[serde(default)]
+    last_id: u64,
     stretches: Vec<Stretch>,
 }
 
@@ -48,7 +51,7 @@ impl UnprovenFile {
             stretch.began = here(stretch.began);
             stretch.ended = stretch.ended.map(here);
         }
-        Ledger::recovered(stored.stretches, now)
+        Ledger::recovered(stored.stretches, stored.last_id, now)
     }
 
     /// What an agent before this one wrote last as `synchronous_standby_names`.
@@ -64,9 +67,10 @@ impl UnprovenFile {
     }
 
     fn write(&self, ledger: &Ledger) {
-        let stored = Stored { wall_ms: clock::wall().0, now_ms: clock::now().0, stretches: ledger.stretches.clone() };
+        let (last_id, stretches) = (ledger.last_id(), ledger.stretches.clone());
+        let stored = Stored { wall_ms: clock::wall().0, now_ms: clock::now().0, last_id, stretches };
         let written = match serde_json::to_vec(&stored) {
-            _ if ledger.stretches.is_empty() => fsio::remove_durable(&self.path).map_err(|error| error.to_string()),
+            _ if *ledger == Ledger::default() => fsio::remove_durable(&self.path).map_err(|error| error.to_string()),
             Ok(text) => fsio::replace(&self.path, &text, 0o600).map(drop).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };

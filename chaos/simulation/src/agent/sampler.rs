@@ -206,7 +206,8 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
     });
     let canary = {
         let mut inner = c.a.inner.borrow_mut();
-        let astray = !inner.unproven.confirmed_by_standbys();
+        let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
+        let astray = !inner.unproven.confirmed_by_standbys(reign.map_or(&[], |reign| &reign.unproven));
         inner.canaries.looked(rule, astray, began)
     };
     if let Some((epoch, at)) = canary {

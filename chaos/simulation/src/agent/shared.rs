@@ -190,7 +190,7 @@ impl Agent {
             names_in_force: None,
             pinned: false,
             stopping: false,
-            unproven: Ledger::recovered(disk.unproven.clone(), w.now(host)),
+            unproven: Ledger::recovered(disk.unproven.clone(), 0, w.now(host)),
             shown_to_leader: None,
             canaries: Canaries::default(),
             leader_clock: None,

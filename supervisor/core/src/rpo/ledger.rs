@@ -1,7 +1,7 @@
 //! An agent's own book of stretches of time in which commits may have been acknowledged without k standbys: kept until
 //! all of it is agreed, also across the agent's and the server's end.
 
-use super::{Cause, DETAIL_MAX, UnprovenReport, is_agreed};
+use super::{Cause, DETAIL_MAX, Unproven, UnprovenReport, is_agreed};
 use crate::{cluster::ClusterState, id::Epoch, time::Time};
 use serde::{Deserialize, Serialize};
 
@@ -75,15 +75,21 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// From what an agent before this one had written down. What went on then is over for as long as nobody looked; it
-    /// begins anew if it is seen anew.
+    /// From what an agent before this one had written down, and the newest id that it gave. What went on then is over for as
+    /// long as nobody looked; it begins anew if it is seen anew.
     #[must_use]
-    pub fn recovered(mut stretches: Vec<Stretch>, now: Time) -> Self {
+    pub fn recovered(mut stretches: Vec<Stretch>, last_id: u64, now: Time) -> Self {
         for stretch in &mut stretches {
             stretch.ended.get_or_insert(now);
         }
-        let last_id = stretches.iter().map(|stretch| stretch.id).max().unwrap_or(0);
+        let last_id = stretches.iter().map(|stretch| stretch.id).fold(last_id, u64::max);
         Self { stretches, last_id, shown_at: None }
+    }
+
+    /// The newest id that was given, to be kept for the next life: what is agreed already is known by ids.
+    #[must_use]
+    pub const fn last_id(&self) -> u64 {
+        self.last_id
     }
 
     /// How long ago the look began that showed all to be in order; `None`: not yet, or it is not. In milliseconds.
@@ -157,10 +163,12 @@ impl Ledger {
     }
 
     /// Whether an acknowledgement shows that k standbys confirmed it: nothing goes on that lets others, or nobody, confirm.
+    /// That a name is taken by a copy the leader sees; it is `agreed` of this reign.
     #[must_use]
-    pub fn confirmed_by_standbys(&self) -> bool {
-        let others = |cause| matches!(cause, Cause::RuleNotInForce | Cause::ReloadByOthers | Cause::NameTakenTwice);
-        !self.stretches.iter().any(|stretch| stretch.ended.is_none() && others(stretch.cause))
+    pub fn confirmed_by_standbys(&self, agreed: &[Unproven]) -> bool {
+        let others = |cause| matches!(cause, Cause::RuleNotInForce | Cause::ReloadByOthers);
+        let taken = agreed.iter().any(|known| known.cause == Cause::NameTakenTwice && known.until.is_none());
+        !taken && !self.stretches.iter().any(|stretch| stretch.ended.is_none() && others(stretch.cause))
     }
 
     /// What is not agreed yet, for the next report.
@@ -218,6 +226,33 @@ mod tests {
         assert_eq!(canaries.looked(true, false, Time(130)), None);
         canaries.acknowledged(Epoch(1), Time(131), Time(140));
         assert_eq!(canaries.looked(true, false, Time(150)), Some((Epoch(1), Time(131))));
+    }
+
+    /// A copy of a standby that is sealed goes on confirming under its name: that makes nobody's right longer.
+    #[test]
+    fn a_name_that_is_taken_leaves_acknowledgements_without_meaning() {
+        let ledger = Ledger::default();
+        let taken = |until| Unproven {
+            cause: Cause::NameTakenTwice,
+            detail: String::new(),
+            from: crate::time::WallTime(1),
+            until,
+            newest: 1,
+            times: 1,
+        };
+        assert!(ledger.confirmed_by_standbys(&[]));
+        assert!(!ledger.confirmed_by_standbys(&[taken(None)]));
+        assert!(ledger.confirmed_by_standbys(&[taken(Some(crate::time::WallTime(2)))]));
+    }
+
+    /// The wall clock was put back while no agent ran: what is seen now is not taken for what was agreed before.
+    #[test]
+    fn ids_rise_from_one_life_to_the_next_whatever_the_clock_says() {
+        let mut before = Ledger::default();
+        before.begins(Epoch(1), Cause::RuleNotInForce, "by hand", Time(1), 5_000);
+        let mut after = Ledger::recovered(Vec::new(), before.last_id(), Time(2));
+        after.begins(Epoch(1), Cause::RuleNotInForce, "by hand", Time(3), 4_000);
+        assert!(after.stretches[0].id > before.stretches[0].id);
     }
 
     #[test]
