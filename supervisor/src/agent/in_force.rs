@@ -291,6 +291,8 @@ pub(super) fn clear_overrides(shared: &Shared) -> anyhow::Result<()> {
     }
     if !reads_ours_now(shared) && !conf_files::is_included_last(&shared.layout)? {
         conf_files::ensure_include(&shared.layout)?;
+        // Nor is this one.
+        shared.lock().drifted.files = None;
         tracing::warn!(member = %shared.me(), "moved the line that includes ours to the end of postgresql.conf again");
     }
     Ok(())
