@@ -1,6 +1,6 @@
-//! The Raft leader's part: listen to agents, decide, have it agreed, answer. It touches no PostgreSQL.
+//! The Raft leader's part as the program has it: `pgvigil-controller` on Tokio, gRPC and openraft.
 
 pub mod fence;
 pub mod inbox;
+pub mod node;
 pub mod service;
-pub mod task;

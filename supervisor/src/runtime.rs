@@ -10,15 +10,16 @@ use crate::{
     controller::{
         self,
         fence::Fences,
-        inbox::Inbox,
+        inbox::SharedInbox,
+        node::{AGREE, Voter},
         service::AgentsService,
-        task::{AGREE, Controller},
     },
     journal::Journal,
     view::VOTER_EMPTIED,
 };
 use anyhow::{Context, bail};
 use pgvigil_consensus::{Bootstrap, Consensus, MembershipError, Node, Options, ProposeError};
+use pgvigil_controller::leader;
 use pgvigil_core::{Outcome, Proposal, command::RefusalCode, decide::Finding, id::NodeId};
 use pgvigil_proto::v1::agents_server::AgentsServer;
 use std::{
@@ -84,7 +85,7 @@ async fn serve(
     consensus: Consensus,
 ) -> anyhow::Result<()> {
     let node = &config.node;
-    let inbox = Arc::new(Inbox::new(node.id));
+    let inbox = Arc::new(SharedInbox::new(node.id));
     let voter = node.initial_voter.then(|| consensus.clone());
     let journal = match &node.journal {
         Some(path) => Journal::open(path, node.id)
@@ -94,10 +95,17 @@ async fn serve(
     let agent = Arc::new(OnceLock::new());
     start_agent(config, voter, &journal, &agent)?;
     let backend = Arc::new(Running::new(config, consensus.clone(), Arc::clone(&inbox), Arc::clone(&agent)));
-    let routes = api::services(&backend)?.add_service(consensus.service()).add_service(
-        AgentsServer::new(AgentsService::new(consensus.clone(), Arc::clone(&inbox)))
-            .max_decoding_message_size(64 << 20),
-    );
+    let this = Voter {
+        me: node.id,
+        consensus: consensus.clone(),
+        inbox,
+        bootstrap: config.bootstrap.clone().map(|bootstrap| (config.cluster.clone(), bootstrap)),
+        journal,
+        fences: Arc::new(Fences::new(config.fence.clone())),
+    };
+    let routes = api::services(&backend)?
+        .add_service(consensus.service())
+        .add_service(AgentsServer::new(AgentsService::new(this.clone())).max_decoding_message_size(64 << 20));
     let server = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -107,15 +115,7 @@ async fn serve(
     if let Some(http) = http {
         tokio::spawn(api::http::serve(http, Arc::clone(&backend), std::future::pending()));
     }
-    let controller = Controller {
-        me: node.id,
-        consensus: consensus.clone(),
-        inbox,
-        bootstrap: config.bootstrap.clone().map(|bootstrap| (config.cluster.clone(), bootstrap)),
-        journal,
-        fences: Fences::new(config.fence.clone()),
-    };
-    tokio::spawn(controller.run());
+    controller::node::start(this);
     tracing::info!(node = %node.id, listen = %node.listen, cluster = %config.cluster, "pgvigil {} runs", env!("CARGO_PKG_VERSION"));
     if node.initial_voter {
         tokio::spawn(found_group(consensus.clone(), node.voters.clone()));
@@ -236,13 +236,13 @@ async fn found_group(consensus: Consensus, voters: BTreeMap<NodeId, String>) {
 struct Running {
     config: Config,
     consensus: Consensus,
-    inbox: Arc<Inbox>,
+    inbox: Arc<SharedInbox>,
     agent: Arc<OnceLock<Agent>>,
     changed: watch::Receiver<u64>,
 }
 
 impl Running {
-    fn new(config: &Config, consensus: Consensus, inbox: Arc<Inbox>, agent: Arc<OnceLock<Agent>>) -> Self {
+    fn new(config: &Config, consensus: Consensus, inbox: Arc<SharedInbox>, agent: Arc<OnceLock<Agent>>) -> Self {
         let (sender, changed) = watch::channel(0_u64);
         let (mut states, mut leadership, mut seen) = (consensus.states(), consensus.leadership(), inbox.subscribe());
         tokio::spawn(async move {
@@ -270,7 +270,7 @@ impl Running {
             return Ok(());
         }
         match self
-            .propose(controller::task::remembering(self.config.node.id, &self.config.cluster, node, store))
+            .propose(leader::remembering(self.config.node.id, clock::wall(), &self.config.cluster, (node, store)))
             .await?
         {
             Outcome::Refused(refusal) if refusal.code != RefusalCode::Exists => {

@@ -51,7 +51,8 @@ impl World {
         .await;
     }
 
-    fn ask(&self, at: Micros, asked: &mut bool) {
+    /// Has the current task polled at `at`, once.
+    pub fn ask(&self, at: Micros, asked: &mut bool) {
         if !std::mem::replace(asked, true)
             && let Some(task) = self.exec.current()
         {

@@ -17,6 +17,7 @@ pub mod decide;
 pub mod evidence;
 pub mod guard;
 pub mod id;
+pub mod inbox;
 pub mod incident;
 pub mod invariant;
 pub mod lease;
@@ -35,7 +36,9 @@ pub mod reign;
 pub mod report;
 pub mod rpo;
 pub mod rule;
+pub mod session;
 pub mod settings;
+pub mod starvation;
 #[cfg(test)]
 mod testing;
 pub mod time;

@@ -3,7 +3,7 @@
 //! leads and the debt is still agreed: a leader that was cut off hears nobody, and the other side may have re-appointed whom
 //! it would shoot. Keeps S5.
 
-use super::inbox::Inbox;
+use super::inbox::SharedInbox;
 use crate::{clock, config::FenceCommand};
 use pgvigil_consensus::Consensus;
 use pgvigil_core::{
@@ -50,7 +50,7 @@ impl Fences {
 
     /// Runs the command for each debt for which it is not running and did not just fail, once `view` confirms the debt.
     /// Returns at once.
-    pub fn run(&self, cluster: &ClusterState, debts: &[FenceDebt], inbox: &Arc<Inbox>, view: &impl View) {
+    pub fn run(&self, cluster: &ClusterState, debts: &[FenceDebt], inbox: &Arc<SharedInbox>, view: &impl View) {
         let (Some(command), Some(since)) = (&self.command, inbox.since()) else { return };
         for debt in debts {
             let of = (cluster.id.clone(), debt.primary.member.clone(), debt.epoch);
@@ -89,7 +89,9 @@ impl Fences {
                 match failed {
                     None => {
                         tracing::warn!(member = %of.1, epoch = %of.2, "the fence command succeeded: it serves nobody");
-                        inbox.fence_command_done(&of.0, &of.1, of.2, since);
+                        if inbox.with(|inbox| inbox.fence_command_done(&of.0, &of.1, of.2, since)) {
+                            inbox.poke.notify_one();
+                        }
                     }
                     Some(why) => {
                         tracing::error!(member = %of.1, epoch = %of.2, "the fence command failed: {why}");

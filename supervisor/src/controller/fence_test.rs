@@ -40,13 +40,13 @@ async fn runs(confirmed: Option<ClusterState>) -> bool {
         timeout: Duration::from_secs(60),
     };
     let fences = Fences::new(Some(command));
-    let inbox = Arc::new(Inbox::new(NodeId(2)));
-    inbox.begin(clock::now(), 7);
+    let inbox = Arc::new(SharedInbox::new(NodeId(2)));
+    inbox.with(|inbox| inbox.begin(clock::now(), 7));
     let believed = owed();
-    inbox.with(&believed, |_| ());
+    inbox.with(|inbox| inbox.of(&believed).is_some());
     fences.run(&believed, &believed.fence_debts, &inbox, &Confirms(confirmed));
     loop {
-        let ran = inbox.with(&believed, |seen| !seen.fence_commands_done.is_empty()).unwrap();
+        let ran = inbox.with(|inbox| !inbox.of(&believed).unwrap().fence_commands_done.is_empty());
         // A time to try again: it was not run.
         let given_up = fences.attempts.lock().unwrap().values().any(Option::is_some);
         if ran || given_up {

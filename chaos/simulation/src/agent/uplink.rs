@@ -85,7 +85,7 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
         c.w.sleep(c.h, if refused { 1 } else { CONNECT_MS }).await;
         return None;
     }
-    let stream = controller::service::connect(&c.w, c.h, leader);
+    let stream = controller::stream::connect(&c.w, c.h, leader);
     c.a.mail.borrow_mut().clear();
     let mut sent: VecDeque<Beat> = VecDeque::new();
     let mut seq = 0;
@@ -138,7 +138,7 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
     }
 }
 
-fn beat(c: &Ctx, stream: &Rc<controller::service::Stream>, seq: &mut u64, sent: &mut VecDeque<Beat>) {
+fn beat(c: &Ctx, stream: &Rc<controller::stream::Stream>, seq: &mut u64, sent: &mut VecDeque<Beat>) {
     *seq += 1;
     // The holder counts its lease from before the sending. Keeps S3.
     let at = c.now();

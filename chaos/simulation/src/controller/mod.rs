@@ -1,220 +1,197 @@
-//! The leader's loop: what is seen, the shipped `decide`, one command at a time. After `supervisor/src/controller`.
+//! The shipped controller (`pgvigil-controller`) in the simulated world: its ports, and the stream of an agent.
 
-pub mod service;
+pub mod stream;
 
 use crate::{
     exec::Notify,
     planted::Planted,
+    raft::Applied,
     world::{W, World},
 };
+use pgvigil_controller::{
+    leader,
+    ports::{Node, NotAgreed, Step, Wakes},
+};
 use pgvigil_core::{
-    Outcome, Proposal,
+    Outcome, Proposal, State,
     cluster::ClusterState,
-    command::{Actor, Command},
-    decide::{self, Wanted},
-    id::{Epoch, NodeId},
-    lease,
-    listening::{Listening, listening},
+    command::Command,
+    decide::{self, Decision},
+    id::{ClusterId, NodeId},
+    inbox::Inbox,
     observation::Observations,
-    placement,
-    report::{LeaderClock, Report},
-    time::Time,
-    trace::{Decided, Line},
+    reign::FenceDebt,
+    time::{Time, WallTime},
+    trace::Line,
 };
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    ops::Deref,
     rc::Rc,
+    task::Poll,
 };
 
-const TICK_MS: u64 = 100;
-const HANDOVER_PAUSE_MS: u64 = 5_000;
-/// How long an entry may take to be agreed.
-pub const AGREE_MS: u64 = 3_000;
+/// How long an entry may take to be agreed, in milliseconds.
+const AGREE_MS: u64 = 3_000;
 
-/// A voter's controller.
-#[derive(Debug, Default)]
+/// What a voter's controller holds in memory.
+#[derive(Debug)]
 pub struct Controller {
-    /// Since when it leads and listens, and what it has seen.
-    pub inbox: RefCell<Option<Observations>>,
-    /// In which of Raft's terms it began to listen.
-    pub term: Cell<u64>,
-    /// Woken by every report and by every change of state or leadership.
+    /// What it has seen.
+    pub inbox: RefCell<Inbox>,
+    /// Woken by every report.
     pub poke: Notify,
 }
 
-impl Controller {
-    /// Takes in a report; `false` if this node does not listen.
-    pub fn receive(&self, w: &World, agreed: Option<&ClusterState>, report: Report, at: Time) -> bool {
-        let mut inbox = self.inbox.borrow_mut();
-        let Some(seen) = inbox.as_mut() else { return false };
-        seen.receive(agreed, report, at);
-        drop(inbox);
-        self.poke.notify(&w.exec);
-        true
+/// A voter, for its controller.
+#[derive(Clone)]
+pub struct Voter {
+    w: W,
+    host: usize,
+    controller: Rc<Controller>,
+}
+
+/// The agreed state at one moment.
+pub struct Agreed {
+    applied: Option<Rc<Applied>>,
+    nothing: State,
+}
+
+impl Agreed {
+    fn of(w: &World, host: usize) -> Self {
+        Self { applied: w.raft.state(host), nothing: State::default() }
     }
 
-    /// This moment, for those who are answered now.
-    pub fn clock(&self, at: Time) -> Option<LeaderClock> {
-        let inbox = self.inbox.borrow();
-        let seen = inbox.as_ref()?;
-        Some(LeaderClock { node: seen.me, since: seen.since, at })
+    /// The one cluster.
+    fn cluster(&self) -> Option<Rc<ClusterState>> {
+        self.applied.as_ref()?.cluster.clone()
     }
+}
 
-    /// When the rule was last shown in force, before `at`.
-    pub fn rule_shown(&self, at: Time) -> Option<(Epoch, u64)> {
-        let (epoch, shown) = self.inbox.borrow().as_ref()?.rule_shown?;
-        Some((epoch, at.since(shown)))
-    }
+impl Deref for Agreed {
+    type Target = State;
 
-    /// Whether the heartbeat in `report`, received at `at`, renews the lease; if so it is remembered before anybody is
-    /// told. Keeps S3.
-    pub fn renew(&self, agreed: &ClusterState, report: &Report, at: Time) -> bool {
-        let mut inbox = self.inbox.borrow_mut();
-        let Some(seen) = inbox.as_mut() else { return false };
-        if !lease::may_renew(agreed, report) {
-            return false;
-        }
-        let Some(reign) = agreed.reign() else { return false };
-        let newest = seen.last_renewal.entry(reign.epoch).or_insert(at);
-        *newest = (*newest).max(at);
-        true
+    fn deref(&self) -> &State {
+        self.applied.as_ref().map_or(&self.nothing, |applied| &applied.state)
     }
 }
 
 /// Starts the controller of a voter.
 pub fn start(w: &W, host: usize) {
-    let controller = Rc::new(Controller::default());
+    let inbox = RefCell::new(Inbox::new(World::node(host)));
+    let controller = Rc::new(Controller { inbox, poke: Notify::default() });
     *w.hosts[host].controller.borrow_mut() = Some(Rc::clone(&controller));
-    let process = World::agent_process(host);
-    w.exec.spawn(process, run(Rc::clone(w), host, Rc::clone(&controller)));
-    for leadership in [false, true] {
-        let (w, controller) = (Rc::clone(w), Rc::clone(&controller));
-        let at = Rc::clone(&w);
-        at.exec.spawn(process, async move {
-            let mut seen = u64::MAX;
-            loop {
-                let watch = if leadership { &w.raft.leadership[host] } else { &w.raft.states[host] };
-                w.changed(watch, &mut seen).await;
-                controller.poke.notify(&w.exec);
-            }
-        });
+    let voter = Voter { w: Rc::clone(w), host, controller };
+    w.exec.spawn(World::agent_process(host), async move { leader::run(&voter).await });
+}
+
+impl Node for Voter {
+    type Agreed = Agreed;
+    type Wakes = Alarm;
+
+    fn me(&self) -> NodeId {
+        World::node(self.host)
     }
-}
 
-#[derive(Default)]
-struct Starvation {
-    ms: u64,
-    until: Time,
-    deaf_until: Time,
-}
-
-impl Starvation {
-    const STRETCH_MAX_MS: u64 = 500;
-
-    fn note(&mut self, late_ms: u64, now: Time) {
-        if late_ms > Self::STRETCH_MAX_MS {
-            self.deaf_until = now;
-        } else if late_ms > TICK_MS / 2 && late_ms >= self.ms {
-            self.ms = late_ms;
-            self.until = now.plus(10 * late_ms);
-        } else if now >= self.until {
-            self.ms = 0;
-        }
+    fn now(&self) -> Time {
+        self.w.now(self.host)
     }
-}
 
-async fn run(w: W, host: usize, controller: Rc<Controller>) {
-    let mut wake_at = w.now(host);
-    let mut starved = Starvation::default();
-    let mut handover_after = Time(0);
-    loop {
-        let planned = wake_at.min(w.now(host).plus(TICK_MS));
-        let by_timer = w.until_or_told(host, planned, &controller.poke).await;
-        let now = w.now(host);
-        starved.note(if by_timer { now.since(planned) } else { 0 }, now);
-        if !lead(&w, host, &controller).await {
-            wake_at = now.plus(TICK_MS);
-            continue;
-        }
-        wake_at = decide_all(&w, host, &controller, &starved).await;
-        if now >= handover_after && hand_over(&w, host, &controller) {
-            handover_after = w.now(host).plus(HANDOVER_PAUSE_MS);
-        }
+    fn wall(&self) -> WallTime {
+        self.w.wall()
     }
-}
 
-/// Whether this node leads; begins and ends listening.
-async fn lead(w: &W, host: usize, controller: &Controller) -> bool {
-    let listens = controller.inbox.borrow().is_some();
-    match listening(w.raft.leads(host), listens.then(|| controller.term.get())) {
-        Listening::GoesOn => true,
-        Listening::Begins(term) => {
-            *controller.inbox.borrow_mut() = None;
-            if listens {
-                w.cover.hit("lead", "lost-and-regained");
-            }
-            let since = w.now(host);
-            if w.confirm_leadership(host).await.is_err() || w.raft.leads(host) != Some(term) {
-                return false;
-            }
-            controller.term.set(term);
-            *controller.inbox.borrow_mut() = Some(Observations::new(World::node(host), since));
-            w.log_host(host, || "begins to listen as leader".to_owned());
-            true
-        }
-        Listening::Not => {
-            *controller.inbox.borrow_mut() = None;
-            false
-        }
+    async fn pause(&self, ms: u64) {
+        self.w.sleep(self.host, ms).await;
     }
-}
 
-async fn decide_all(w: &W, host: usize, controller: &Controller, starved: &Starvation) -> Time {
-    let mut wake_at = w.now(host).plus(TICK_MS);
-    let Some(cluster) = w.raft.state(host).and_then(|applied| applied.cluster.clone()) else {
-        create(w, host).await;
-        return w.now(host);
-    };
-    let now = w.now(host);
-    let decision = {
-        let mut inbox = controller.inbox.borrow_mut();
-        let Some(seen) = inbox.as_mut() else { return wake_at };
-        seen.wall = w.wall();
-        seen.starved_ms = starved.ms;
-        seen.deaf_until = starved.deaf_until;
-        seen.notice(&cluster, now);
-        let decision = match w.planted {
-            Some(planted) => decide::decide(&cluster, &tampered(seen, &cluster, planted), now),
-            None => decide::decide(&cluster, seen, now),
+    fn agreed(&self) -> Agreed {
+        Agreed::of(&self.w, self.host)
+    }
+
+    fn leads(&self) -> Option<u64> {
+        let leads = self.w.raft.leads(self.host);
+        let listens = self.controller.inbox.borrow().term();
+        if leads.is_some() && listens.is_some() && leads != listens {
+            self.w.cover.hit("lead", "lost-and-regained");
+        }
+        leads
+    }
+
+    fn elected(&self) -> bool {
+        self.w.raft.leads(self.host).is_some()
+    }
+
+    async fn propose(&self, proposal: &Proposal) -> Result<Outcome, NotAgreed> {
+        let agreed = self.w.propose(self.host, proposal.clone(), AGREE_MS).await;
+        agreed.map_err(|_| NotAgreed::Failed("not agreed".to_owned()))
+    }
+
+    async fn confirm_leadership(&self) -> Option<u64> {
+        self.w.confirm_leadership(self.host).await.ok()?;
+        self.w.raft.leads(self.host)
+    }
+
+    fn caught_up(&self, entries: u64) -> BTreeSet<NodeId> {
+        self.w.raft.caught_up(&self.w, self.host, entries).into_iter().map(World::node).collect()
+    }
+
+    fn stores(&self) -> BTreeMap<NodeId, u64> {
+        // Stores that are lost and begun anew are not simulated.
+        BTreeMap::new()
+    }
+
+    async fn transfer_leadership(&self, to: NodeId) -> Result<(), String> {
+        self.w.hand_over(self.host, World::host_of_node(to));
+        Ok(())
+    }
+
+    fn inbox<T>(&self, look: impl FnOnce(&mut Inbox) -> T) -> T {
+        look(&mut self.controller.inbox.borrow_mut())
+    }
+
+    fn poke(&self) {
+        self.controller.poke.notify(&self.w.exec);
+    }
+
+    fn show(&self) {}
+
+    fn wakes(&self) -> Alarm {
+        Alarm { node: self.clone(), states: u64::MAX, leadership: u64::MAX }
+    }
+
+    fn to_create(&self) -> Option<(ClusterId, Command)> {
+        let expect = self.w.hosts.iter().map(|host| host.spec.member.clone()).collect();
+        let settings = self.w.scenario.settings.clone();
+        Some((World::cluster(), Command::CreateCluster { settings, expect }))
+    }
+
+    fn fence(&self, _: &ClusterState, _: &[FenceDebt]) {
+        // No host has a fence command.
+    }
+
+    fn forget_fences(&self) {
+        self.w.log_host(self.host, || "begins to listen as leader".to_owned());
+    }
+
+    fn judge(&self, agreed: &ClusterState, seen: &Observations, now: Time) -> Decision {
+        let decision = match self.w.planted {
+            Some(planted) => decide::decide(agreed, &tampered(seen, agreed, planted), now),
+            None => decide::decide(agreed, seen, now),
         };
-        if let Some(wanted) = &decision.command {
-            w.record(|| {
-                Line::Decided(Box::new(Decided {
-                    node: World::node(host),
-                    cluster: cluster.id.clone(),
-                    revision: cluster.revision,
-                    seen: seen.clone(),
-                    now,
-                    command: wanted.command.clone(),
-                }))
-            });
-            seen.appointing(&wanted.command);
+        for finding in &decision.findings {
+            self.w.cover.hit("finding", &finding.code);
         }
         decision
-    };
-    for finding in &decision.findings {
-        w.cover.hit("finding", &finding.code);
     }
-    if let Some(at) = decision.wake_at {
-        wake_at = wake_at.min(at);
+
+    fn record(&self, line: impl FnOnce() -> Line) {
+        self.w.record(line);
     }
-    if let Some(wanted) = decision.command
-        && agree(w, host, &cluster, wanted).await
-    {
-        wake_at = w.now(host);
-    }
-    wake_at
+
+    async fn step(&self, _: &str, _: Step) {}
 }
 
 /// The evidence as a planted bug would have it.
@@ -244,46 +221,30 @@ fn tampered(seen: &Observations, cluster: &ClusterState, planted: Planted) -> Ob
     seen
 }
 
-/// Has a decision agreed; `true` if the state has moved.
-async fn agree(w: &W, host: usize, cluster: &ClusterState, wanted: Wanted) -> bool {
-    let proposal = Proposal {
-        cluster: cluster.id.clone(),
-        based_on: Some(cluster.revision),
-        at: w.wall(),
-        by: Actor::Controller(World::node(host)),
-        reason: wanted.reason,
-        evidence: wanted.evidence,
-        command: wanted.command,
-    };
-    matches!(w.propose(host, proposal, AGREE_MS).await, Ok(Outcome::Agreed { .. }))
+/// What wakes the leader's loop.
+pub struct Alarm {
+    node: Voter,
+    /// The versions looked at last.
+    states: u64,
+    leadership: u64,
 }
 
-async fn create(w: &W, host: usize) {
-    let proposal = Proposal {
-        cluster: World::cluster(),
-        based_on: None,
-        at: w.wall(),
-        by: Actor::Controller(World::node(host)),
-        reason: "the configuration asks for it".to_owned(),
-        evidence: Vec::new(),
-        command: Command::CreateCluster {
-            settings: w.scenario.settings.clone(),
-            expect: w.hosts.iter().map(|host| host.spec.member.clone()).collect(),
-        },
-    };
-    if w.propose(host, proposal, AGREE_MS).await.is_err() {
-        w.sleep(host, TICK_MS).await;
+impl Wakes for Alarm {
+    async fn wait(&mut self, due: Time, longest_ms: u64) -> Option<Time> {
+        let Voter { w, host, controller } = &self.node;
+        let (planned, raft) = (due.min(w.now(*host).plus(longest_ms)), &w.raft);
+        let at = w.true_time(*host, planned) + w.rng.range(0, 300);
+        let mut asked = false;
+        poll_fn(|_| {
+            let states = raft.states[*host].poll(&w.exec, &mut self.states).is_ready();
+            let leadership = raft.leadership[*host].poll(&w.exec, &mut self.leadership).is_ready();
+            if states || leadership || controller.poke.poll(&w.exec).is_ready() || w.exec.now() >= at {
+                return Poll::Ready(());
+            }
+            w.ask(at, &mut asked);
+            Poll::Pending
+        })
+        .await;
+        Some(planned)
     }
-}
-
-/// Moves the leadership off the primary's host in quiet times. `true` if it was tried.
-fn hand_over(w: &W, host: usize, controller: &Controller) -> bool {
-    let Some(applied) = w.raft.state(host) else { return false };
-    let Some(seen) = controller.inbox.borrow().clone() else { return false };
-    let caught_up: BTreeSet<NodeId> = w.raft.caught_up(w, host).into_iter().map(World::node).collect();
-    let all = BTreeMap::from([(World::cluster(), seen)]);
-    let me = World::node(host);
-    let Some(to) = placement::better_leader(&applied.state, &all, me, &caught_up, w.now(host)) else { return false };
-    w.hand_over(host, World::host_of_node(to));
-    true
 }

@@ -139,12 +139,12 @@ impl Raft {
         self.voters.iter().filter_map(of).max().map(|(_, host)| host)
     }
 
-    /// Voters that lack at most a few entries, as a leader sees them.
+    /// Voters that lack at most `entries` entries, as a leader sees them.
     #[must_use]
-    pub fn caught_up(&self, w: &World, from: usize) -> Vec<usize> {
+    pub fn caught_up(&self, w: &World, from: usize, entries: u64) -> Vec<usize> {
         match &self.group {
-            Group::Model(model) => model.caught_up(w, from),
-            Group::Real(real) => real.caught_up(from),
+            Group::Model(model) => model.caught_up(w, from, entries),
+            Group::Real(real) => real.caught_up(from, entries),
         }
     }
 

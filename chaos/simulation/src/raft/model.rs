@@ -85,14 +85,16 @@ impl Model {
         self.nodes.borrow()[host].leader
     }
 
-    pub(super) fn caught_up(&self, w: &World, from: usize) -> Vec<usize> {
+    pub(super) fn caught_up(&self, w: &World, from: usize, entries: u64) -> Vec<usize> {
         let nodes = self.nodes.borrow();
         let held = nodes[from].held;
         w.raft
             .voters
             .iter()
             .copied()
-            .filter(|v| nodes[*v].held + 2 >= held && w.hears(*v) && w.reaches_both(from, *v))
+            .filter(|v| {
+                (held.saturating_sub(nodes[*v].held) as u64) <= entries && w.hears(*v) && w.reaches_both(from, *v)
+            })
             .collect()
     }
 

@@ -37,8 +37,6 @@ pub use runtime::Entered;
 
 /// Between two attempts of a leader that waits for its first quorum.
 const FRESH_LEADER_RETRY: Duration = Duration::from_millis(2);
-/// How many entries a voter may lack that is to lead.
-const CAUGHT_UP: u64 = 2;
 
 /// A node as its process knows it.
 #[derive(Default)]
@@ -121,12 +119,12 @@ impl Real {
         self.nodes.borrow()[host].leader
     }
 
-    pub(super) fn caught_up(&self, from: usize) -> Vec<usize> {
+    pub(super) fn caught_up(&self, from: usize, entries: u64) -> Vec<usize> {
         let Some(raft) = self.openraft(from) else { return Vec::new() };
         let metrics = raft.metrics().borrow_watched().clone();
         let lag = |matched: u64| metrics.last_log_index.map_or(0, |last| (last + 1).saturating_sub(matched));
         let followers = metrics.replication.clone().unwrap_or_default().into_iter();
-        let close = followers.filter(|(_, matched)| lag(matched.next_index()) <= CAUGHT_UP);
+        let close = followers.filter(|(_, matched)| lag(matched.next_index()) <= entries);
         close.map(|(id, _)| World::host_of_node(NodeId(id))).filter(|host| *host != from).collect()
     }
 
