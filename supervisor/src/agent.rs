@@ -11,6 +11,7 @@
 mod access;
 pub mod ailing;
 mod canary;
+mod confirmed;
 mod door;
 mod evidence;
 mod execute;

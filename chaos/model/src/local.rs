@@ -162,6 +162,7 @@ fn local(agreed: &ClusterState, branches: &[Branch], server: &Server, me: Member
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
+        rule_doubted: false,
         unasked_since: None,
     };
     planted.before_reconcile(agreed, local)

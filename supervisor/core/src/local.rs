@@ -179,6 +179,10 @@ pub struct Local {
     /// standbys need not have.
     #[serde(default)]
     pub rule_astray_since: Option<Time>,
+    /// The rule was out of force, or may have been, and is written again: that backends wait by it is known once a checkpoint
+    /// has begun after that. They go by a flag that the checkpointer sets after its own reload (history A8).
+    #[serde(default)]
+    pub rule_doubted: bool,
     /// Since when no session can be had: what PostgreSQL is follows from its files and processes
     /// ([`crate::evidence`]), and what only a session tells is not known. `None` while sessions get in.
     #[serde(default)]

@@ -7,7 +7,7 @@ use crate::{
     member::Tier,
     position::Position,
     report::{PostgresReport, Report},
-    rpo::Unproven,
+    rpo::{self, Unproven, UnprovenReport},
     settings::Settings,
     time::{Time, WallTime},
     twin::{self, Sight},
@@ -128,16 +128,36 @@ impl Observations {
     }
 
     /// Takes in a report that arrived at `at`. A report that is older than the newest one of its member is dropped.
-    pub fn receive(&mut self, agreed: Option<&ClusterState>, report: Report, at: Time) {
+    pub fn receive(&mut self, agreed: Option<&ClusterState>, mut report: Report, at: Time) {
         let member = report.spec.member.clone();
         if let Some(agreed) = agreed {
             self.note_shown(agreed, &report, at);
+            self.keep_unproven(agreed, &mut report, at);
         }
         self.reports.insert(member.clone(), Seen { report, at });
         if let Some(agreed) = agreed {
             twin::look(agreed, self, at);
             self.note_senders(agreed, &member, at);
             self.note_flushed(agreed, &member);
+        }
+    }
+
+    /// What a member's agent said against the rule counts until it is agreed, also when the agent that says more was started
+    /// since and knows nothing of it (its host lost power). It is over then: whoever reports next sees anew what goes on.
+    fn keep_unproven(&self, agreed: &ClusterState, report: &mut Report, at: Time) {
+        let Some(before) = self.reports.get(&report.spec.member) else { return };
+        let passed = at.since(before.at);
+        for said in &before.report.unproven {
+            let told = |told: &UnprovenReport| (told.epoch, told.id) == (said.epoch, said.id);
+            let reign = agreed.reigns.iter().find(|reign| reign.epoch == said.epoch);
+            if report.unproven.iter().any(told) || reign.is_none_or(|reign| rpo::is_agreed(&reign.unproven, said)) {
+                continue;
+            }
+            report.unproven.push(UnprovenReport {
+                began_ago_ms: said.began_ago_ms.saturating_add(passed),
+                ended_ago_ms: Some(said.ended_ago_ms.map_or(0, |ago_ms| ago_ms.saturating_add(passed))),
+                ..said.clone()
+            });
         }
     }
 

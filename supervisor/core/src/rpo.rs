@@ -78,7 +78,7 @@ mod now;
 mod released;
 mod verdict;
 
-pub use ledger::{Canaries, Ledger, Stretch};
+pub use ledger::{Canaries, Ledger, Stretch, name_taken};
 pub use now::doubts_now;
 pub use released::{Releases, Waiter};
 pub use verdict::{Ground, Verdict, unseen_max_ms, verdict};

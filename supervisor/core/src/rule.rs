@@ -3,7 +3,10 @@
 //! The arithmetic is Raft's quorum intersection carried over to `synchronous_standby_names = 'ANY k (S)'`.
 //! Histories behind each line: `A1`, `A2` (mixtures of two settings), `B3` (the primary's own seal), `B6` (k = 0).
 
-use crate::id::{Epoch, MemberKey, RuleVersion};
+use crate::{
+    id::{Epoch, MemberKey, RuleVersion},
+    lsn::Lsn,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -50,6 +53,14 @@ impl Setting {
     pub fn satisfied_by<'a>(&self, confirmed: impl IntoIterator<Item = &'a MemberKey>) -> bool {
         let distinct: BTreeSet<&MemberKey> = confirmed.into_iter().filter(|key| self.cohort.contains(key)).collect();
         distinct.len() >= self.k as usize
+    }
+
+    /// Up to where at least k members of the cohort have WAL, by what each of them has; `None` with k = 0, or while fewer have
+    /// any.
+    pub fn confirmed(&self, has: impl Fn(&MemberKey) -> Option<Lsn>) -> Option<Lsn> {
+        let mut positions: Vec<Lsn> = self.cohort.iter().filter_map(has).collect();
+        positions.sort_unstable_by(|a, b| b.cmp(a));
+        positions.get((self.k as usize).checked_sub(1)?).copied()
     }
 }
 

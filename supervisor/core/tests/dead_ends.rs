@@ -456,6 +456,7 @@ fn local(agreed: &Agreed, name: &str, in_recovery: bool) -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
+        rule_doubted: false,
         unasked_since: None,
     }
 }

@@ -79,6 +79,7 @@ fn empty() -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
+        rule_doubted: false,
         unasked_since: None,
     }
 }

@@ -120,6 +120,7 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
+        rule_doubted: lsn.0.is_multiple_of(17),
         unasked_since: (lsn.0.is_multiple_of(7)).then_some(NOW.minus(3_000)),
         me,
     }

@@ -100,7 +100,7 @@ async fn beat(shared: &Shared, canary: &mut Canary, wait: Duration, epoch: Epoch
             if inner.records.len() > RECORDS {
                 inner.records.remove(0);
             }
-            inner.canaries.acknowledged(epoch, Time(began_ms), clock::now());
+            inner.canaries.acknowledged(epoch, Time(began_ms), lsn, clock::now());
             drop(inner);
             shared.problem("canary", None);
         }

@@ -1,28 +1,17 @@
 //! Commits that somebody releases by hand (`pg_cancel_backend` on one that waits for standbys): PostgreSQL then tells the client
 //! COMMIT, with a warning that no driver shows, and no standby need have it.
 
-use super::{sampler::LIMIT, shared::Shared};
+use super::{confirmed::confirmed, sampler::LIMIT, shared::Shared};
 use pgvigil_core::{
     local::LocalPostgres,
-    lsn::Lsn,
     rpo::{Cause, Waiter},
 };
-use pgvigil_postgres::{Link, Walsender};
+use pgvigil_postgres::Link;
 use std::{collections::BTreeSet, sync::Arc};
-
-/// How far commits may have been confirmed: what as many have flushed as the rule demands, of those that PostgreSQL counts.
-fn confirmed(rule: &str, walsenders: &[Walsender]) -> Lsn {
-    let k = rule.strip_prefix("ANY ").and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
-    let counts = |sender: &&Walsender| {
-        rule.contains(&sender.application_name) && matches!(sender.state.as_deref(), Some("streaming" | "stopping"))
-    };
-    let mut flushed: Vec<Lsn> = walsenders.iter().filter(counts).filter_map(|sender| sender.flush_lsn).collect();
-    flushed.sort_unstable_by(|one, other| other.cmp(one));
-    flushed.get(k.unwrap_or(1).saturating_sub(1)).copied().unwrap_or_default()
-}
 
 /// Holds the newest sample against those before it.
 pub(super) async fn look(shared: &Arc<Shared>, link: &Link) {
+    let agreed = shared.agreed();
     let released: BTreeSet<Waiter> = {
         let mut guard = shared.lock();
         let inner = &mut *guard;
@@ -30,8 +19,8 @@ pub(super) async fn look(shared: &Arc<Shared>, link: &Link) {
         let Some((sample, _)) = inner.sample.as_ref().filter(|(sample, _)| primary && !sample.in_recovery) else {
             return inner.releases.forget();
         };
-        let confirmed = confirmed(&sample.sync_names, &sample.walsenders);
-        inner.releases.look(confirmed, sample.commit_waiters.clone())
+        let confirmed = agreed.as_deref().and_then(|agreed| confirmed(agreed, inner, sample));
+        inner.releases.look(confirmed.unwrap_or_default(), sample.commit_waiters.clone())
     };
     if released.is_empty() {
         return;
@@ -46,29 +35,5 @@ pub(super) async fn look(shared: &Arc<Shared>, link: &Link) {
         );
         shared.unproven_begins(Cause::ReleasedByHand, &what);
         shared.unproven_ends(Cause::ReleasedByHand);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sender(name: &str, state: &str, flush: &str) -> Walsender {
-        serde_json::from_value(serde_json::json!({
-            "pid": 1, "application_name": name, "role": null, "address": null, "encrypted": null, "port": null, "age_ms": 0,
-            "replied": null, "state": state, "sync_state": null, "sent_lsn": null, "write_lsn": null, "flush_lsn": flush,
-            "replay_lsn": null, "reply_age_ms": null,
-        }))
-        .unwrap()
-    }
-
-    /// With `ANY 2` one standby that goes on confirms nothing: whoever waits no more was let go by hand.
-    #[test]
-    fn confirmed_is_what_as_many_have_as_the_rule_demands() {
-        let rows = [sender("b", "streaming", "0/30"), sender("c", "streaming", "0/20"), sender("d", "catchup", "0/90")];
-        assert_eq!(confirmed("ANY 1 (\"b\",\"c\",\"d\")", &rows), Lsn(0x30));
-        assert_eq!(confirmed("ANY 2 (\"b\",\"c\",\"d\")", &rows), Lsn(0x20));
-        assert_eq!(confirmed("ANY 3 (\"b\",\"c\",\"d\")", &rows), Lsn(0));
-        assert_eq!(confirmed("ANY 1 (\"c\")", &rows), Lsn(0x20));
     }
 }

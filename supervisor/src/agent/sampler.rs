@@ -1,6 +1,7 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
 use super::{
+    confirmed::confirmed,
     door, evidence, in_force, released,
     right::Renewal,
     shared::{Inner, Shared},
@@ -13,6 +14,7 @@ use pgvigil_core::{
     local::{InForce, LocalPostgres, Running},
     reign::ElectionKind,
     report::Adoptable,
+    rpo,
     time::Time,
 };
 use pgvigil_postgres::{
@@ -387,11 +389,11 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     inner.local.postgres = LocalPostgres::Running(running);
     let evidence = in_force::look(shared, inner, &sample, began) | unproven::look(inner, &sample, began);
     inner.replies.note(&sample.walsenders, began);
-    let rule = unproven::rule_in_force(inner, &sample);
     let agreed = shared.agreed();
-    let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
-    let astray = !inner.unproven.confirmed_by_standbys(reign.map_or(&[], |reign| &reign.unproven));
-    let canary = inner.canaries.looked(rule, astray, began);
+    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(agreed, inner, &sample));
+    let taken =
+        agreed.as_deref().and_then(|agreed| agreed.reign()).is_some_and(|reign| rpo::name_taken(&reign.unproven));
+    let canary = inner.canaries.looked(unproven::shows_rule(inner, &sample) && !taken, confirmed, began);
     inner.sample = Some((sample, began));
     drop(guard);
     if evidence {

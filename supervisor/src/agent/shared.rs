@@ -216,6 +216,8 @@ pub struct Inner {
     /// When a fence that is under way should be complete. After that this agent is silent: a disk that hangs lets no
     /// fence be written and no process die, and whoever renews its lease must not go on.
     pub fence_due: Option<Time>,
+    /// How often [`Local::rule_doubted`] was set: a checkpoint ends only the doubts before it.
+    pub rule_doubts: u64,
     /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
     pub unproven: Ledger,
     /// The value of `synchronous_standby_names` that an agent before this one wrote last.
@@ -252,6 +254,20 @@ impl Inner {
     pub fn forget_records(&mut self) {
         self.records.clear();
         self.written = Written::default();
+    }
+
+    /// The rule is, or was, out of force: whoever waits by it again is known after the next checkpoint.
+    pub fn doubt_rule(&mut self) {
+        self.local.rule_doubted = true;
+        self.rule_doubts += 1;
+    }
+
+    /// A checkpoint has begun and ended, asked for when there had been so many doubts and the rule was shown: backends wait by
+    /// what the checkpointer read before it (history A8).
+    pub fn checkpoint_followed(&mut self, doubts: u64) {
+        if self.rule_doubts == doubts {
+            self.local.rule_doubted = false;
+        }
     }
 
     /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
@@ -373,6 +389,7 @@ impl Shared {
             busy: false,
             restart_due: None,
             rule_astray_since: None,
+            rule_doubted: false,
             unasked_since: None,
         };
         let inner = Inner {
@@ -415,6 +432,7 @@ impl Shared {
             was_member: false,
             stopping: false,
             fence_due: None,
+            rule_doubts: 0,
             unproven: UnprovenFile::new(&agent_dir).read(),
             rule_written: UnprovenFile::new(&agent_dir).rule(),
             shown_to_leader: None,
@@ -560,6 +578,7 @@ impl Shared {
         inner.local.standbys_enough_since = None;
         inner.local.in_force = None;
         inner.local.restart_due = None;
+        inner.local.rule_doubted = false;
         inner.local.rule_astray_since = None;
         inner.expected = None;
         inner.drifted = Drifted::default();

@@ -97,8 +97,9 @@ pub(super) fn weakens(setting: &str) -> bool {
     matches!(setting, "synchronous_standby_names" | "synchronous_commit" | "fsync" | "full_page_writes")
 }
 
-/// Whether a look shows the rule of this reign in force.
-pub(super) fn rule_in_force(inner: &Inner, sample: &Sample) -> bool {
+/// Whether a look shows what this agent has put in force as the rule of this reign. That backends wait by it is another
+/// question; see [`Local::rule_doubted`](pgvigil_core::local::Local::rule_doubted).
+pub(super) fn shows_rule(inner: &Inner, sample: &Sample) -> bool {
     let reigned = inner.local.promise.reigned;
     !sample.in_recovery
         && inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reigned && f.version.is_some())
@@ -118,9 +119,10 @@ pub(super) fn look(inner: &mut Inner, sample: &Sample, began: Time) -> bool {
             "synchronous_standby_names was {:?} when pgvigil came up: it was changed by hand while pgvigil did not run",
             sample.sync_names
         );
+        inner.doubt_rule();
         return inner.unproven_begins(Cause::RuleNotInForce, &text);
     }
-    let rule = rule_in_force(inner, sample);
+    let rule = shows_rule(inner, sample) && !inner.local.rule_doubted;
     let lowered = report::weakened(sample).join("; ");
     let lowered = (!lowered.is_empty()).then_some(lowered.as_str());
     inner.unproven.looked(reigned, rule, lowered, began, clock::wall().0)

@@ -92,7 +92,7 @@ async fn beat(c: &Ctx, under_way: &mut Option<UnderWay>, pid: u64, epoch: Epoch,
             inner.records.remove(0);
         }
         let from = if c.w.planted == Some(Planted::RightFromReceipt) { c.now() } else { began };
-        inner.canaries.acknowledged(epoch, from, c.w.now(c.h));
+        inner.canaries.acknowledged(epoch, from, Lsn(flight.lsn.get()), c.w.now(c.h));
         drop(inner);
         c.w.cover.hit("canary", "acknowledged");
     } else {

@@ -25,15 +25,13 @@ pub async fn prove(c: &Ctx, epoch: Epoch, setting: &Setting, version: RuleVersio
         return Err("the setting is not in force".to_owned());
     }
     let adopted = c.agreed().is_some_and(|agreed| agreed.newest_rule().is_some_and(|rule| rule.setting.k == 0));
-    if adopted {
-        // The checkpointer has taken up the setting once its checkpoint is done (history A8).
-        let deadline = c.now().plus(ATTEMPT_MS);
-        while c.w.hosts[c.h].pg.borrow().checkpointer_pending {
-            if c.now() > deadline {
-                return Err("the checkpointer has not taken up the setting".to_owned());
-            }
-            c.w.pause(5_000, 10_000).await;
-        }
+    let (doubted, doubts) = {
+        let inner = c.a.inner.borrow();
+        (inner.local.rule_doubted, inner.rule_doubts)
+    };
+    if doubted || adopted {
+        checkpointer_reloads(c).await?;
+        c.a.inner.borrow_mut().checkpoint_followed(doubts);
     }
     c.step("prove.shown").await;
     let before: BTreeSet<u64> = c.sample(STATEMENT_MS).await.ok_or("no server")?.senders.iter().map(|s| s.id).collect();
@@ -49,6 +47,18 @@ pub async fn prove(c: &Ctx, epoch: Epoch, setting: &Setting, version: RuleVersio
     inner.records.sort_unstable();
     inner.proof = Some(Proof { version, marker, flushed });
     inner.local.proven = Some(version);
+    Ok(())
+}
+
+/// The checkpointer has taken up what was loaded once a checkpoint asked for now is done (history A8).
+pub async fn checkpointer_reloads(c: &Ctx) -> Result<(), Failed> {
+    let deadline = c.now().plus(ATTEMPT_MS);
+    while c.w.hosts[c.h].pg.borrow().checkpointer_pending {
+        if c.now() > deadline {
+            return Err("the checkpointer has not taken up the setting".to_owned());
+        }
+        c.w.pause(5_000, 10_000).await;
+    }
     Ok(())
 }
 

@@ -7,11 +7,12 @@ use super::{
 };
 use crate::postgres::server::Sample;
 use pgvigil_core::{
+    cluster::ClusterState,
     id::TimelineId,
     local::{InForce, LocalPostgres, Running},
     lsn::Lsn,
     report::Adoptable,
-    rpo::Cause,
+    rpo::{self, Cause},
     time::Time,
 };
 
@@ -191,25 +192,32 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
     let astray = check_names(inner, &sample);
     let epoch = inner.local.promise.reigned;
     let in_force = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == epoch && f.version.is_some());
-    let rule = in_force && inner.names_in_force.as_ref() == Some(&sample.names);
+    let shows = in_force && inner.names_in_force.as_ref() == Some(&sample.names);
     // Found at the start beside a primary that runs: no agent looked until now.
     let written = c.w.hosts[c.h].disk.borrow().names_written.clone();
     let found = inner.names_in_force.is_none() && written.is_some_and(|written| written != sample.names);
     let primary = !sample.in_recovery;
+    let unseen = inner.touched.replace(sample.touched).is_some_and(|before| before != sample.touched) && in_force;
+    if primary && (astray || found || unseen) {
+        inner.doubt_rule();
+    }
+    let rule = shows && !inner.local.rule_doubted;
+    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(c, agreed, inner, &sample));
     inner.sample = Some((sample, began));
     drop(guard);
     let stamp = c.w.wall().0;
     c.evidence(|ledger, now| match primary {
         true if astray || found => ledger.begins(epoch, Cause::RuleNotInForce, "changed by hand", now, stamp),
-        true => ledger.looked(epoch, rule, None, began, stamp),
+        true if unseen => ledger.begins(epoch, Cause::ReloadByOthers, "changed and loaded unseen", now, stamp),
+        true => {
+            let ended = rule && ledger.ends(Cause::ReloadByOthers, now);
+            ledger.looked(epoch, rule, None, began, stamp) || ended
+        }
         false => ledger.end_all(now),
     });
-    let canary = {
-        let mut inner = c.a.inner.borrow_mut();
-        let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
-        let astray = !inner.unproven.confirmed_by_standbys(reign.map_or(&[], |reign| &reign.unproven));
-        inner.canaries.looked(rule, astray, began)
-    };
+    let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
+    let taken = reign.is_some_and(|reign| rpo::name_taken(&reign.unproven));
+    let canary = c.a.inner.borrow_mut().canaries.looked(shows && !taken, confirmed, began);
     if let Some((epoch, at)) = canary {
         c.renew(Renewal::Canary(epoch, at));
     }
@@ -217,6 +225,17 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
         c.wake_work();
         c.wake_report();
     }
+}
+
+/// Up to where k standbys of the rule in force have WAL.
+fn confirmed(c: &Ctx, agreed: &ClusterState, inner: &Inner, sample: &Sample) -> Option<Lsn> {
+    let in_force = inner.local.in_force.as_ref().filter(|in_force| in_force.epoch == inner.local.promise.reigned)?;
+    let mut rules = agreed.rules.iter();
+    let rule = rules.find(|rule| rule.epoch == in_force.epoch && Some(rule.version) == in_force.version)?;
+    rule.setting.confirmed(|key| {
+        let name = c.w.name(key, rule.epoch);
+        sample.senders.iter().filter(|sender| sender.name == name).map(|sender| sender.flushed).min().flatten().map(Lsn)
+    })
 }
 
 /// The setting in force, changed under our feet, is put back; `true` if it was.

@@ -72,6 +72,10 @@ pub struct Inner {
     pub pinned: bool,
     /// PostgreSQL was stopped by us.
     pub stopping: bool,
+    /// How often the rule was doubted.
+    pub rule_doubts: u64,
+    /// How often people had changed the files that were loaded at the newest look.
+    pub touched: Option<u32>,
     /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
     pub unproven: Ledger,
     /// When the leader heard last had seen the rule of that reign in force.
@@ -95,6 +99,19 @@ impl Inner {
     pub fn forget_records(&mut self) {
         self.records.clear();
         self.written = Written::default();
+    }
+
+    /// The rule is, or was, out of force: whoever waits by it again is known after the next checkpoint.
+    pub fn doubt_rule(&mut self) {
+        self.local.rule_doubted = true;
+        self.rule_doubts += 1;
+    }
+
+    /// A checkpoint has begun and ended that was asked for when there had been so many doubts.
+    pub fn checkpoint_followed(&mut self, doubts: u64) {
+        if self.rule_doubts == doubts {
+            self.local.rule_doubted = false;
+        }
     }
 
     /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
@@ -164,6 +181,7 @@ impl Agent {
             checkpointed_at: None,
             restart_due: None,
             rule_astray_since: None,
+            rule_doubted: false,
             unasked_since: None,
         };
         let inner = Inner {
@@ -190,6 +208,8 @@ impl Agent {
             names_in_force: None,
             pinned: false,
             stopping: false,
+            rule_doubts: 0,
+            touched: None,
             unproven: Ledger::recovered(disk.unproven.clone(), 0, w.now(host)),
             shown_to_leader: None,
             canaries: Canaries::default(),
@@ -285,6 +305,8 @@ impl Ctx {
         inner.local.canary_waiting_ms = 0;
         inner.local.standbys_enough_since = None;
         inner.local.in_force = None;
+        inner.local.rule_doubted = false;
+        inner.touched = None;
         inner.local.proven = None;
         inner.proof = None;
         inner.local.postgres = LocalPostgres::Stopped { crashed };

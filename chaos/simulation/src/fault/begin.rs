@@ -136,14 +136,20 @@ pub fn begin(w: &W, fault: Fault) -> bool {
         Fault::ChangeByHand(target) => {
             let Some(host) = w.aim(target).filter(|host| w.server_runs(*host)) else { return false };
             // Only what makes commits wait for more than the rule wants: less is history A2 by the operator's own hand.
-            w.write_conf(host, |conf| conf.names.names.clear());
+            w.write_conf(host, |conf| {
+                conf.names.names.clear();
+                conf.touched += 1;
+            });
             w.reload(host);
         }
         Fault::Weaken(target) => {
             let primary = |host: &usize| w.server_runs(*host) && !w.hosts[*host].pg.borrow().in_recovery;
             let Some(host) = w.aim(target).filter(primary) else { return false };
             w.check.borrow_mut().weakened(w, host);
-            w.write_conf(host, |conf| (conf.names.k, conf.names.names) = (0, BTreeSet::new()));
+            w.write_conf(host, |conf| {
+                (conf.names.k, conf.names.names) = (0, BTreeSet::new());
+                conf.touched += 1;
+            });
             w.reload(host);
         }
         Fault::Wipe(target) => {

@@ -53,13 +53,21 @@ pub struct Conf {
     pub upstream: Option<Upstream>,
     /// Recovery is pinned to the timeline that owns the end.
     pub pinned: bool,
+    /// How often people have changed it, as the files' stamps tell.
+    pub touched: u32,
 }
 
 impl Conf {
     /// Nobody confirms, nobody is followed.
     #[must_use]
     pub fn sealed() -> Self {
-        Self { names: Names { k: 1, names: BTreeSet::new() }, generation: (0, 0, false), upstream: None, pinned: false }
+        Self {
+            names: Names { k: 1, names: BTreeSet::new() },
+            generation: (0, 0, false),
+            upstream: None,
+            pinned: false,
+            touched: 0,
+        }
     }
 }
 

@@ -304,6 +304,7 @@ impl World {
             streaming: pg.receiver.as_ref().is_some_and(|r| r.streaming),
             senders: senders.collect(),
             names: names.clone(),
+            touched: pg.conf.touched,
         })
     }
 

@@ -266,4 +266,6 @@ pub struct Sample {
     pub senders: Vec<SenderRow>,
     /// `synchronous_standby_names` for this connection.
     pub names: super::data::Names,
+    /// How often people have changed the files that were loaded last.
+    pub touched: u32,
 }

@@ -157,3 +157,19 @@ fn a_slow_network_makes_nothing_shown_later_than_it_was() {
     world.hear(late);
     assert_eq!(world.seen.rule_shown, Some((Epoch(1), now.minus(950))));
 }
+
+/// Found by the simulation (`--hands`, seed 490): nothing could be agreed when it was said, and who had said it lost power.
+#[test]
+fn what_was_said_and_not_agreed_outlives_the_agent_that_said_it() {
+    let mut world = World::serving(3, 1);
+    world.hear_well(&[1, 2]);
+    world.hear(shown(&world, vec![said(7, Cause::RuleNotInForce, 200, None)]));
+    world.wait(250);
+    world.hear(shown(&world, Vec::new()));
+    let known = noted(&mut world);
+    // The wall clock of these tests stands still.
+    assert_eq!((known[0].from, known[0].until), (WallTime(49_550), Some(WallTime(50_000))));
+    world.wait(250);
+    world.hear(shown(&world, Vec::new()));
+    world.idle();
+}

@@ -274,6 +274,9 @@ fn keep(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Plan 
     if unproven && reign.promotion.is_some() && local.proven != Some(reign.version) {
         return Plan::act(Action::Prove { epoch: reign.epoch, setting: reign.setting.clone(), version: reign.version });
     }
+    if local.rule_doubted {
+        return Plan::act(Action::Checkpoint { epoch: reign.epoch });
+    }
     if reign.open && !door_open {
         return Plan::wait("no-right", "the door opens as soon as the lease is renewed");
     }

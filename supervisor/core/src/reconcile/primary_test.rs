@@ -372,3 +372,13 @@ fn an_election_does_not_keep_the_door_of_a_primary_without_its_rule_open() {
     let told = Local { rule_astray_since: None, ..local };
     assert!(!matches!(world.plan(&told).action, Some(Action::Configure { .. })), "no change of rule meanwhile");
 }
+
+/// History A8: the rule is shown again, and backends may not wait by it yet.
+#[test]
+fn a_rule_that_was_out_of_force_is_followed_by_a_checkpoint() {
+    let world = World::serving(3, 1);
+    let mut local = world.primary();
+    assert_eq!(world.plan(&local).action, None);
+    local.rule_doubted = true;
+    assert_eq!(world.acts(&local), Action::Checkpoint { epoch: Epoch(1) });
+}

@@ -2,7 +2,7 @@
 //! all of it is agreed, also across the agent's and the server's end.
 
 use super::{Cause, DETAIL_MAX, Unproven, UnprovenReport, is_agreed};
-use crate::{cluster::ClusterState, id::Epoch, time::Time};
+use crate::{cluster::ClusterState, id::Epoch, lsn::Lsn, time::Time};
 use serde::{Deserialize, Serialize};
 
 /// More stretches than this are not kept apart: the newest of a cause becomes longer instead.
@@ -25,43 +25,50 @@ pub struct Stretch {
     pub ended: Option<Time>,
 }
 
-/// Canaries that were acknowledged and give no right yet: an acknowledgement shows that k standbys were unsealed only where
-/// the rule was in force, and that the next look shows. One that was acknowledged while somebody had taken the rule out of
-/// force would make the right of a primary longer whose successor is being sealed. Keeps S3 (found by the simulation).
+/// Canaries that give no right yet: one makes the right longer because k standbys of the rule took it after it began, and were
+/// not sealed then. An acknowledgement alone shows that only while backends wait, and that no session sees: they go by a flag
+/// of the checkpointer, which may lag behind what is shown (history A8), and somebody may have taken the rule out of force.
+/// So what standbys have counts, as the next look shows it. Keeps S3 (found by the simulation).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Canaries {
-    acknowledged: Vec<(Epoch, Time, Time)>,
-    /// The newest look found the rule astray.
-    astray: bool,
-    /// When the first look began that showed it put back. A canary that began earlier may have been let go without the rule,
-    /// and have been told so only since.
-    not_before: Time,
+    /// Of which epoch, when it began, the end of its record, and before when it was acknowledged; oldest first.
+    acknowledged: Vec<(Epoch, Time, Lsn, Time)>,
 }
 
 impl Canaries {
-    /// One of `epoch` that began at `began` was acknowledged before `now`.
-    pub fn acknowledged(&mut self, epoch: Epoch, began: Time, now: Time) {
-        self.acknowledged.push((epoch, began, now));
+    /// More than these are not waited for.
+    const REMEMBERED: usize = 64;
+
+    /// One of `epoch` that began at `began` and ends at `lsn` was acknowledged before `now`.
+    pub fn acknowledged(&mut self, epoch: Epoch, began: Time, lsn: Lsn, now: Time) {
+        if self.acknowledged.len() >= Self::REMEMBERED {
+            self.acknowledged.remove(0);
+        }
+        self.acknowledged.push((epoch, began, lsn, now));
     }
 
-    /// A look that began at `at` showed whether the rule was in force: the epoch and beginning of the newest canary that was
-    /// acknowledged before it and counts by that. Where it was not in force none counts that was acknowledged so far; and
-    /// where it is `astray`, by another hand than ours, none that was under way either.
-    pub fn looked(&mut self, rule: bool, astray: bool, at: Time) -> Option<(Epoch, Time)> {
-        self.astray |= astray;
-        if !rule || astray {
+    /// A look that began at `at`: where it showed the rule in force, `confirmed` is up to where k standbys of that rule have
+    /// WAL. The epoch and beginning of the newest canary that was acknowledged before it and counts by that. Where the rule
+    /// was not in force, none counts that was acknowledged so far.
+    pub fn looked(&mut self, rule: bool, confirmed: Option<Lsn>, at: Time) -> Option<(Epoch, Time)> {
+        if !rule {
             self.acknowledged.clear();
             return None;
         }
-        if std::mem::take(&mut self.astray) {
-            self.not_before = at;
-        }
-        let own = |began: Time, acknowledged: Time| began >= self.not_before && acknowledged <= at;
-        let counts = self.acknowledged.iter().filter(|(_, began, acknowledged)| own(*began, *acknowledged));
-        let newest = counts.map(|(epoch, began, _)| (*epoch, *began)).max();
-        self.acknowledged.retain(|(_, _, acknowledged)| *acknowledged > at);
+        let counts =
+            |(_, _, lsn, acknowledged): &(Epoch, Time, Lsn, Time)| *acknowledged <= at && Some(*lsn) <= confirmed;
+        let newest =
+            self.acknowledged.iter().filter(|canary| counts(canary)).map(|(epoch, began, ..)| (*epoch, *began)).max();
+        self.acknowledged.retain(|canary| !counts(canary));
         newest
     }
+}
+
+/// Whether a copy is known to go on under the name of a standby of the rule: what confirms under that name need not be a
+/// member that an election seals. `agreed` is what is agreed of the primary's reign.
+#[must_use]
+pub fn name_taken(agreed: &[Unproven]) -> bool {
+    agreed.iter().any(|known| known.cause == Cause::NameTakenTwice && known.until.is_none())
 }
 
 /// See the module.
@@ -162,15 +169,6 @@ impl Ledger {
         self.stretches.iter().any(|stretch| stretch.ended.is_none())
     }
 
-    /// Whether an acknowledgement shows that k standbys confirmed it: nothing goes on that lets others, or nobody, confirm.
-    /// That a name is taken by a copy the leader sees; it is `agreed` of this reign.
-    #[must_use]
-    pub fn confirmed_by_standbys(&self, agreed: &[Unproven]) -> bool {
-        let others = |cause| matches!(cause, Cause::RuleNotInForce | Cause::ReloadByOthers);
-        let taken = agreed.iter().any(|known| known.cause == Cause::NameTakenTwice && known.until.is_none());
-        !taken && !self.stretches.iter().any(|stretch| stretch.ended.is_none() && others(stretch.cause))
-    }
-
     /// What is not agreed yet, for the next report.
     #[must_use]
     pub fn reports(&self, agreed: Option<&ClusterState>, now: Time) -> Vec<UnprovenReport> {
@@ -220,18 +218,18 @@ mod tests {
     #[test]
     fn a_canary_that_was_under_way_when_the_rule_was_taken_away_gives_no_right() {
         let mut canaries = Canaries::default();
-        assert_eq!(canaries.looked(true, false, Time(0)), None);
-        assert_eq!(canaries.looked(false, true, Time(100)), None);
-        canaries.acknowledged(Epoch(1), Time(50), Time(120));
-        assert_eq!(canaries.looked(true, false, Time(130)), None);
-        canaries.acknowledged(Epoch(1), Time(131), Time(140));
-        assert_eq!(canaries.looked(true, false, Time(150)), Some((Epoch(1), Time(131))));
+        assert_eq!(canaries.looked(true, Some(Lsn(7)), Time(0)), None);
+        assert_eq!(canaries.looked(false, Some(Lsn(7)), Time(100)), None);
+        canaries.acknowledged(Epoch(1), Time(50), Lsn(8), Time(120));
+        assert_eq!(canaries.looked(true, Some(Lsn(7)), Time(130)), None);
+        canaries.acknowledged(Epoch(1), Time(131), Lsn(9), Time(140));
+        assert_eq!(canaries.looked(true, Some(Lsn(7)), Time(150)), None);
+        assert_eq!(canaries.looked(true, Some(Lsn(9)), Time(200)), Some((Epoch(1), Time(131))), "they took both");
     }
 
     /// A copy of a standby that is sealed goes on confirming under its name: that makes nobody's right longer.
     #[test]
     fn a_name_that_is_taken_leaves_acknowledgements_without_meaning() {
-        let ledger = Ledger::default();
         let taken = |until| Unproven {
             cause: Cause::NameTakenTwice,
             detail: String::new(),
@@ -240,9 +238,9 @@ mod tests {
             newest: 1,
             times: 1,
         };
-        assert!(ledger.confirmed_by_standbys(&[]));
-        assert!(!ledger.confirmed_by_standbys(&[taken(None)]));
-        assert!(ledger.confirmed_by_standbys(&[taken(Some(crate::time::WallTime(2)))]));
+        assert!(!name_taken(&[]));
+        assert!(name_taken(&[taken(None)]));
+        assert!(!name_taken(&[taken(Some(crate::time::WallTime(2)))]));
     }
 
     /// The wall clock was put back while no agent ran: what is seen now is not taken for what was agreed before.
@@ -271,23 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn a_canary_counts_by_a_look_that_began_after_it_and_shows_the_rule() {
+    fn a_canary_counts_by_a_look_that_began_after_it_and_shows_that_standbys_have_it() {
         let mut canaries = Canaries::default();
-        canaries.acknowledged(Epoch(2), Time(100), Time(110));
-        canaries.acknowledged(Epoch(2), Time(200), Time(210));
-        assert_eq!(canaries.looked(true, false, Time(105)), None);
-        assert_eq!(canaries.looked(true, false, Time(205)), Some((Epoch(2), Time(100))));
-        // A change of our own is on its way: what is under way waits for the old rule or the new one.
-        canaries.acknowledged(Epoch(2), Time(211), Time(212));
-        assert_eq!(canaries.looked(false, false, Time(213)), None);
-        canaries.acknowledged(Epoch(2), Time(211), Time(214));
-        assert_eq!(canaries.looked(true, false, Time(215)), Some((Epoch(2), Time(211))));
-        // Taken out of force by hand: the one after it counts for nothing, whatever is put back.
-        canaries.acknowledged(Epoch(2), Time(220), Time(230));
-        assert_eq!(canaries.looked(false, true, Time(240)), None);
-        assert_eq!(canaries.looked(true, false, Time(300)), None);
-        canaries.acknowledged(Epoch(2), Time(310), Time(320));
-        assert_eq!(canaries.looked(true, false, Time(330)), Some((Epoch(2), Time(310))));
+        let all = Some(Lsn(u64::MAX));
+        canaries.acknowledged(Epoch(2), Time(100), Lsn(10), Time(110));
+        canaries.acknowledged(Epoch(2), Time(200), Lsn(20), Time(210));
+        assert_eq!(canaries.looked(true, all, Time(105)), None);
+        assert_eq!(canaries.looked(true, None, Time(205)), None, "nobody has it");
+        assert_eq!(canaries.looked(true, Some(Lsn(19)), Time(220)), Some((Epoch(2), Time(100))));
+        // A change of our own is on its way, or somebody took the rule out of force.
+        assert_eq!(canaries.looked(false, all, Time(230)), None);
+        assert_eq!(canaries.looked(true, all, Time(240)), None);
+        canaries.acknowledged(Epoch(2), Time(310), Lsn(30), Time(320));
+        assert_eq!(canaries.looked(true, all, Time(330)), Some((Epoch(2), Time(310))));
     }
 
     #[test]

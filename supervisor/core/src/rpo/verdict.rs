@@ -70,14 +70,31 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
         return Verdict::NoneLost(Ground::OwnWal(last.primary.member.clone()));
     }
     let limit = unseen_max_ms(&cluster.settings);
-    match last.shown.filter(|shown| shown.unseen_ms <= limit) {
-        Some(shown) if doubts.is_empty() => return Verdict::NoneLost(Ground::Rule(shown)),
-        Some(_) => {}
-        None if own => {}
-        None => doubts.push(not_seen(last, incident)),
+    let carried = carried(&before, last);
+    let unseen = carried.iter().filter(|reign| !reign.shown.is_some_and(|shown| shown.unseen_ms <= limit));
+    if !own {
+        doubts.extend(unseen.map(|reign| not_seen(reign, incident)));
+    }
+    let earliest = carried.iter().filter_map(|reign| reign.shown).min_by_key(|shown| shown.until);
+    if let (true, Some(shown)) = (doubts.is_empty(), earliest) {
+        return Verdict::NoneLost(Ground::Rule(shown));
     }
     doubts.sort_by_key(|stretch| stretch.from);
     Verdict::NotProven(doubts)
+}
+
+/// The reigns whose commits only `last`'s primary need have: its own, and those before that it carried on by itself, as long
+/// as k standbys were not seen to have everything.
+fn carried<'a>(before: &[&'a Reign], last: &'a Reign) -> Vec<&'a Reign> {
+    let mut reigns = before.iter().rev().copied().skip_while(|reign| reign.epoch != last.epoch);
+    let mut carried = Vec::new();
+    while let Some(reign) = reigns.next() {
+        carried.push(reign);
+        if reign.start != Start::Continue || reign.complete {
+            break;
+        }
+    }
+    carried
 }
 
 /// Whether the successor's history holds all that the former primary had written.

@@ -1,10 +1,11 @@
 use super::*;
 use crate::{
     command::Command,
-    id::{Epoch, MemberId},
+    id::{Epoch, MemberId, TimelineId},
     incident::IncidentOutcome,
-    reign::ElectionKind,
+    reign::{ElectionKind, Start},
     rpo::Cause,
+    rule::Setting,
     settings::Settings,
     testing::{World, begin, name},
     time::WallTime,
@@ -229,4 +230,24 @@ fn an_adopted_cluster_is_not_proven_for_the_time_before_its_rule() {
     world.change(to);
     let unproven = &world.cluster().reign().unwrap().unproven[0];
     assert_eq!((unproven.cause, unproven.until), (Cause::NoRule, Some(WallTime(60_000))));
+}
+
+/// Found by the simulation (`--hands`, seed 2614): the primary of epoch 1 crashed, unseen for long, and went on in epoch 2 with
+/// what only it had; then it was lost.
+#[test]
+fn what_a_primary_carried_on_by_itself_is_judged_with_the_reign_before() {
+    let mut world = World::serving(3, 1);
+    world.begin(2);
+    let seals = vec![world.seal(2, 0, (1, 400)), world.seal(2, 1, (1, 300))];
+    let (setting, primary) = (Setting::new(1, [world.key(1)]), world.key(0));
+    let timeline = TimelineId(1);
+    world.must(Command::Appoint { epoch: Epoch(2), primary, start: Start::Continue, timeline, setting, seals });
+    world.promoted(2, 1, 400);
+    world.begin(3);
+    world.must(note(2, Vec::new(), Some(shown(300))));
+    let seals = vec![world.seal(3, 1, (1, 300)), world.seal(3, 2, (1, 300))];
+    let appoint = world.appoint(3, 1, 2, seals);
+    world.must(appoint);
+    assert!(matches!(newest(&world), Verdict::NotProven(doubts) if doubts[0].cause == Cause::NotSeen));
+    assert!(flag(&world));
 }

@@ -50,6 +50,7 @@ impl World {
             checkpointed_at: None,
             restart_due: None,
             rule_astray_since: None,
+            rule_doubted: false,
             unasked_since: None,
         }
     }

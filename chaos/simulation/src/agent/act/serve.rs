@@ -3,7 +3,7 @@
 use super::{STATEMENT_MS, fence, obey, wait_ready};
 use crate::{
     agent::{
-        sampler,
+        prove, sampler,
         shared::{Ctx, Failed},
     },
     planted::Planted,
@@ -82,6 +82,9 @@ pub async fn configure(
     }
     let mut inner = c.a.inner.borrow_mut();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
+    if names.k > 0 && inner.names_in_force.as_ref().is_some_and(|before| before.k == 0) {
+        inner.doubt_rule();
+    }
     inner.names_in_force = Some(names);
     Ok(())
 }
@@ -230,9 +233,13 @@ async fn reserve(c: &Ctx, owner: TimelineId, allotted: TimelineId) -> Result<(),
 /// Writes a checkpoint before a planned change.
 pub async fn checkpoint(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     obey(c, epoch).await?;
+    let doubts = c.a.inner.borrow().rule_doubts;
+    prove::checkpointer_reloads(c).await?;
     c.step("checkpoint.written").await;
     let now = c.now();
-    c.a.inner.borrow_mut().local.checkpointed_at = Some(now);
+    let mut inner = c.a.inner.borrow_mut();
+    inner.local.checkpointed_at = Some(now);
+    inner.checkpoint_followed(doubts);
     Ok(())
 }
 
