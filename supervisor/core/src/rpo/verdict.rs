@@ -83,14 +83,15 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
     Verdict::NotProven(doubts)
 }
 
-/// The reigns whose commits only `last`'s primary need have: its own, and those before that it carried on by itself, as long
-/// as k standbys were not seen to have everything.
+/// The reigns whose commits `last`'s primary alone may have: its own, and as long as k standbys were not seen to have everything
+/// those before in which it was primary too.
 fn carried<'a>(before: &[&'a Reign], last: &'a Reign) -> Vec<&'a Reign> {
-    let mut reigns = before.iter().rev().copied().skip_while(|reign| reign.epoch != last.epoch);
     let mut carried = Vec::new();
-    while let Some(reign) = reigns.next() {
-        carried.push(reign);
-        if reign.start != Start::Continue || reign.complete {
+    for reign in before.iter().rev().copied().skip_while(|reign| reign.epoch != last.epoch) {
+        if reign.primary == last.primary {
+            carried.push(reign);
+        }
+        if reign.complete {
             break;
         }
     }

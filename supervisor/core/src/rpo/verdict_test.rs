@@ -232,7 +232,7 @@ fn an_adopted_cluster_is_not_proven_for_the_time_before_its_rule() {
     assert_eq!((unproven.cause, unproven.until), (Cause::NoRule, Some(WallTime(60_000))));
 }
 
-/// Found by the simulation (`--hands`, seed 2614): the primary of epoch 1 crashed, unseen for long, and went on in epoch 2 with
+/// Found by the simulation (`--hands`, seeds 2614 and 5026): the primary of epoch 1 crashed, unseen for long, and went on in epoch 2 with
 /// what only it had; then it was lost.
 #[test]
 fn what_a_primary_carried_on_by_itself_is_judged_with_the_reign_before() {
