@@ -71,7 +71,7 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
     }
     let limit = unseen_max_ms(&cluster.settings);
     let carried = carried(&before, last);
-    let unseen = carried.iter().filter(|reign| !reign.shown.is_some_and(|shown| shown.unseen_ms <= limit));
+    let unseen = carried.iter().filter(|reign| reign.shown.is_none_or(|shown| shown.unseen_ms > limit));
     if !own {
         doubts.extend(unseen.map(|reign| not_seen(reign, incident)));
     }
