@@ -6,38 +6,14 @@ use crate::{
     planted::Planted,
     world::{Event, W, World},
 };
-use pgvigil_core::time::Time;
+use pgvigil_core::{
+    guard::{Duty, Message},
+    keeper::CONFIRM_MS,
+};
 use std::{cell::RefCell, rc::Rc};
 
 /// How long before the deadline the killing begins; as in the real program.
 const KILL_MARGIN_MS: u64 = 100;
-
-/// What is in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Duty {
-    /// Not primary: nothing to guard.
-    #[default]
-    Disarmed,
-    /// Paused by the operators: the right is not bounded by time.
-    Held,
-    /// PostgreSQL must be gone at this time of the host's clock.
-    Armed(Time),
-    /// That time came, and everything was killed.
-    Fired(Time),
-}
-
-/// What an agent tells or asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// The deadline.
-    Arm(Time),
-    /// Nothing to guard.
-    Disarm,
-    /// Paused.
-    Hold,
-    /// What is in force?
-    Status,
-}
 
 /// The answer, and who waits for it.
 #[derive(Debug, Default)]
@@ -160,7 +136,6 @@ impl World {
 
 /// Tells the guard of `host`; an error if there is none, or it does not answer in time.
 pub async fn tell(w: &W, host: usize, message: Message) -> Result<Duty, &'static str> {
-    const CONFIRM_MS: u64 = 500;
     if !w.hosts[host].guard.borrow().alive {
         return Err("no guard");
     }

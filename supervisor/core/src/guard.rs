@@ -25,6 +25,44 @@ pub enum Order {
 impl Order {
     /// A guard that lived on keeps what it has, and nothing else is done yet.
     pub const KEEP: Self = Self::Keep { or_stop: false };
+
+    /// How the guard is told.
+    #[must_use]
+    pub const fn message(self) -> Message {
+        match self {
+            Self::Hold => Message::Hold,
+            Self::Arm(until) => Message::Arm(until),
+            Self::Keep { .. } => Message::Status,
+            Self::Disarm => Message::Disarm,
+        }
+    }
+}
+
+/// What an agent tells its guard, or asks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// PostgreSQL must be gone then, unless a later deadline comes.
+    Arm(Time),
+    /// Not primary: nothing to guard.
+    Disarm,
+    /// Paused: the deadline is no longer enforced, until the next [`Message::Arm`].
+    Hold,
+    /// What is in force?
+    Status,
+}
+
+/// What a guard has in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duty {
+    /// Not primary: nothing to guard.
+    #[default]
+    Disarmed,
+    /// Paused by the operators: the right is not bounded by time.
+    Held,
+    /// PostgreSQL must be gone at this time.
+    Armed(Time),
+    /// A deadline came, and everything had been killed at this time.
+    Fired(Time),
 }
 
 /// Whether PostgreSQL may serve here as a primary: everything may that is not known to be stopped, a standby, or closed to

@@ -20,6 +20,7 @@ pub mod id;
 pub mod inbox;
 pub mod incident;
 pub mod invariant;
+pub mod keeper;
 pub mod lease;
 pub mod lineage;
 pub mod listening;

@@ -1,5 +1,9 @@
 //! The agent's side of the guard: every deadline is acknowledged before it is used.
 
+use pgvigil_core::{
+    guard::{Duty, Message},
+    time::Time,
+};
 use std::{io, path::PathBuf, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -46,15 +50,6 @@ pub struct GuardClient {
     stream: Option<BufReader<UnixStream>>,
 }
 
-/// What the guard says it is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuardStatus {
-    /// `disarmed`, `held`, `armed` or `fired`.
-    pub duty: String,
-    /// CLOCK_BOOTTIME milliseconds: of the deadline, or of the killing; else 0.
-    pub at_ms: u64,
-}
-
 impl GuardClient {
     /// A client that waits at most `limit` for each answer. Does not connect yet.
     #[must_use]
@@ -62,20 +57,15 @@ impl GuardClient {
         Self { socket, limit, stream: None }
     }
 
-    /// PostgreSQL must be gone at `deadline_ms` (CLOCK_BOOTTIME) unless a later deadline comes. Use the deadline only
-    /// after this has returned.
-    pub async fn arm(&mut self, deadline_ms: u64) -> Result<(), GuardClientError> {
-        self.expect(format!("deadline {deadline_ms}"), &format!("ok {deadline_ms}")).await
-    }
-
-    /// Not primary: nothing to guard.
-    pub async fn disarm(&mut self) -> Result<(), GuardClientError> {
-        self.expect("disarm".to_owned(), "ok disarmed").await
-    }
-
-    /// Paused: the deadline is no longer enforced, until the next [`arm`](Self::arm).
-    pub async fn hold(&mut self) -> Result<(), GuardClientError> {
-        self.expect("pause-hold".to_owned(), "ok held").await
+    /// Tells or asks it; what it has in force then. A deadline may be used only after this has returned it.
+    pub async fn tell(&mut self, message: Message) -> Result<Duty, GuardClientError> {
+        let (text, confirmed, duty) = match message {
+            Message::Arm(Time(at)) => (format!("deadline {at}"), format!("ok {at}"), Duty::Armed(Time(at))),
+            Message::Disarm => ("disarm".to_owned(), "ok disarmed".to_owned(), Duty::Disarmed),
+            Message::Hold => ("pause-hold".to_owned(), "ok held".to_owned(), Duty::Held),
+            Message::Status => return self.status().await,
+        };
+        self.expect(text, &confirmed).await.map(|()| duty)
     }
 
     /// Ends a guard that is not armed.
@@ -94,14 +84,19 @@ impl GuardClient {
         }
     }
 
-    /// What it is doing.
-    pub async fn status(&mut self) -> Result<GuardStatus, GuardClientError> {
+    async fn status(&mut self) -> Result<Duty, GuardClientError> {
         let answer = self.ask("status").await?;
-        let parsed = answer.split_once(' ').and_then(|(duty, at)| Some((duty.to_owned(), at.parse().ok()?)));
-        match parsed {
-            Some((duty, at_ms)) => Ok(GuardStatus { duty, at_ms }),
-            None => Err(GuardClientError::Refused { message: "status".to_owned(), answer }),
-        }
+        let parsed = answer.split_once(' ').and_then(|(duty, at)| {
+            let at = Time(at.parse().ok()?);
+            match duty {
+                "disarmed" => Some(Duty::Disarmed),
+                "held" => Some(Duty::Held),
+                "armed" => Some(Duty::Armed(at)),
+                "fired" => Some(Duty::Fired(at)),
+                _ => None,
+            }
+        });
+        parsed.ok_or(GuardClientError::Refused { message: "status".to_owned(), answer })
     }
 
     async fn expect(&mut self, message: String, wanted: &str) -> Result<(), GuardClientError> {

@@ -61,7 +61,7 @@ pub use clock::boottime_ms;
 pub use config::MemberConfig;
 pub use control_file::{ClusterState, ControlFile};
 pub use guard::{GuardConfig, GuardError, run_guard};
-pub use guard_client::{GuardClient, GuardClientError, GuardStatus};
+pub use guard_client::{GuardClient, GuardClientError};
 pub use instance::{Instance, InstanceError, Promoted, StartAs};
 pub use layout::Layout;
 pub use link::{Endpoint, Link, QueryError};

@@ -7,6 +7,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use pgvigil_core::{
+    guard::{Duty, Message},
+    time::Time,
+};
 use pgvigil_postgres::{GuardClient, GuardConfig, Layout, boottime_ms, kill::processes, procfs, run_guard};
 use std::{
     path::{Path, PathBuf},
@@ -45,12 +49,21 @@ async fn guard(layout: &Layout) -> Guard {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "guard_process", "--nocapture"]).env(DATA, &layout.data_dir).env(AGENT, &layout.agent_dir);
     let guard = Guard(command.spawn().unwrap());
-    until("the guard", async || client(layout).status().await.is_ok()).await;
+    until("the guard", async || client(layout).tell(Message::Status).await.is_ok()).await;
     guard
 }
 
 fn client(layout: &Layout) -> GuardClient {
     GuardClient::new(socket(layout), Duration::from_secs(5))
+}
+
+async fn has_fired(layout: &Layout) -> bool {
+    matches!(client(layout).tell(Message::Status).await, Ok(Duty::Fired(_)))
+}
+
+/// `ms` from now.
+fn until_in(ms: u64) -> Message {
+    Message::Arm(Time(boottime_ms() + ms))
 }
 
 fn alive(data_dir: &Path) -> bool {
@@ -66,10 +79,10 @@ pg_test!(
         let node = Node::primary(root.path(), "a").await;
         let layout = node.instance.layout.clone();
         let _guard = guard(&layout).await;
-        assert_eq!(client(&layout).status().await.unwrap().duty, "disarmed");
+        assert_eq!(client(&layout).tell(Message::Status).await.unwrap(), Duty::Disarmed);
         std::fs::remove_file(layout.standby_signal()).unwrap();
         let deadline = boottime_ms() + 1500;
-        client(&layout).arm(deadline).await.unwrap();
+        client(&layout).tell(Message::Arm(Time(deadline))).await.unwrap();
         // The client above is dropped: its agent is dead. PostgreSQL is stopped, so it cannot even exit by itself.
         for pid in processes(&layout.data_dir, None).unwrap() {
             kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
@@ -80,7 +93,7 @@ pg_test!(
         assert!(late == 0, "{late} ms late");
         assert!(boottime_ms() + 200 >= deadline, "too early");
         assert!(layout.standby_signal().exists());
-        until("its report", async || client(&layout).status().await.unwrap().duty == "fired").await;
+        until("its report", async || has_fired(&layout).await).await;
     }
 );
 
@@ -97,20 +110,20 @@ pg_test!(
         let mut first = client(&layout);
         assert_eq!(first.watchdog().await.unwrap(), Some(false), "nothing to guard yet");
         for _ in 0..10 {
-            first.arm(boottime_ms() + 400).await.unwrap();
+            first.tell(until_in(400)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert!(alive(&layout.data_dir));
         assert_eq!(first.watchdog().await.unwrap(), Some(true));
         // A second agent beside the first one; the last word counts.
         let mut second = client(&layout);
-        second.arm(boottime_ms() + 60_000).await.unwrap();
+        second.tell(until_in(60_000)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(alive(&layout.data_dir) && second.quit().await.is_err());
         drop(first);
-        second.hold().await.unwrap();
-        second.arm(boottime_ms() + 300).await.unwrap();
-        second.hold().await.unwrap();
+        second.tell(Message::Hold).await.unwrap();
+        second.tell(until_in(300)).await.unwrap();
+        second.tell(Message::Hold).await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(alive(&layout.data_dir));
         let fed = std::fs::read(&watchdog).unwrap();
@@ -127,14 +140,14 @@ pg_test!(
         let status = std::fs::read_to_string(format!("/proc/{}/status", running.0.id())).unwrap();
         eprintln!("{}", status.lines().find(|line| line.starts_with("VmRSS")).unwrap());
         // A deadline that is over already is told, and obeyed.
-        let error = second.arm(boottime_ms()).await.unwrap_err().to_string();
+        let error = second.tell(until_in(0)).await.unwrap_err().to_string();
         assert!(error.contains("late"), "{error}");
         until("the end", async || !alive(&layout.data_dir)).await;
-        until("its report", async || client(&layout).status().await.is_ok_and(|s| s.duty == "fired")).await;
+        until("its report", async || has_fired(&layout).await).await;
         // The server's end is seen by its handle, and it can be started again.
         tokio::time::timeout(LIMIT, node.postmaster.take().unwrap().exited()).await.unwrap().unwrap();
         node.start(pgvigil_postgres::StartAs::Primary).await;
-        second.disarm().await.unwrap();
+        second.tell(Message::Disarm).await.unwrap();
         second.quit().await.unwrap();
         let mut ended = None;
         until("the guard's end", async || {
@@ -156,7 +169,7 @@ pg_test!(
         let watchdog = layout.agent_dir.join("watchdog");
         std::fs::write(&watchdog, "").unwrap();
         let mut running = guard(&layout).await;
-        client(&layout).arm(boottime_ms() + 3_600_000).await.unwrap();
+        client(&layout).tell(until_in(3_600_000)).await.unwrap();
         let fed = || std::fs::read(&watchdog).unwrap();
         let first = fed().len();
         until("it is fed", async || fed().len() > first).await;

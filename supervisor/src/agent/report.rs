@@ -42,7 +42,7 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
         seal: agreed.and_then(|agreed| seal(agreed, inner, now)),
         fenced: fenced(agreed, &inner.local),
         starved_ms,
-        guard_armed: inner.would_be_killed_in_time(),
+        guard_armed: inner.guarded.would_kill_in_time(),
         probe: inner.probe.as_ref().map(|(probe, at)| {
             let mut probe = probe.clone();
             probe.age_ms = now.since(*at);

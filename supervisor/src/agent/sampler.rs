@@ -3,7 +3,6 @@
 use super::{
     confirmed::confirmed,
     door, evidence, in_force, released,
-    right::Renewal,
     shared::{Inner, Shared},
     twin, unproven, way_in,
 };
@@ -11,6 +10,7 @@ use crate::clock;
 use pgvigil_consensus::grid;
 use pgvigil_core::{
     id::TimelineId,
+    keeper::Renewal,
     local::{InForce, LocalPostgres, Running},
     reign::ElectionKind,
     report::Adoptable,

@@ -6,7 +6,6 @@ use super::{
     marker::{self, Judged, Kept, MarkerError},
     peers::Peers,
     promise::{PromiseError, PromiseFile, Promises},
-    right::Renewal,
     twin::Replies,
     unproven::UnprovenFile,
 };
@@ -21,6 +20,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     command::Proof,
     id::{ClusterId, Epoch, MemberId, NodeId, TimelineId},
+    keeper::{Guarded, Renewal},
     lease::Right,
     local::{Directory, Local, LocalPostgres, Promise},
     lsn::Lsn,
@@ -189,12 +189,8 @@ pub struct Inner {
     pub needs_new_incarnation: Option<String>,
     /// Diverged WAL that was kept aside.
     pub discarded: Option<DiscardedWal>,
-    /// The latest end of the right that the guard has confirmed.
-    pub guarded_until: Option<Time>,
-    /// Whether the guard answered lately.
-    pub guard_armed: bool,
-    /// Whether what it was told last is to hold still, as in a pause: it would kill nobody then.
-    pub guard_held: bool,
+    /// What the guard has confirmed.
+    pub guarded: Guarded,
     /// The worst delay of the worker's own timer since the last report.
     pub starved_ms: u64,
     /// The seal is good for streaming from.
@@ -268,12 +264,6 @@ impl Inner {
         if self.rule_doubts == doubts {
             self.local.rule_doubted = false;
         }
-    }
-
-    /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
-    #[must_use]
-    pub fn would_be_killed_in_time(&self) -> bool {
-        self.guard_armed && !self.guard_held
     }
 }
 
@@ -419,9 +409,7 @@ impl Shared {
             problems: std::collections::BTreeMap::new(),
             needs_new_incarnation: None,
             discarded: None,
-            guarded_until: None,
-            guard_armed: false,
-            guard_held: false,
+            guarded: Guarded::default(),
             starved_ms: 0,
             can_stream: false,
             quiet_since: None,

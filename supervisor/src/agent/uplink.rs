@@ -1,10 +1,11 @@
 //! The stream to the Raft leader: reports up, agreed state and lease renewals down. Finds the leader, and finds it anew.
 
-use super::{report, right::Renewal, shared::Shared};
+use super::{report, shared::Shared};
 use crate::{clock, controller::service::LEADER_KEY};
 use futures::StreamExt;
 use pgvigil_core::{
     id::Epoch,
+    keeper::Renewal,
     report::{Answer, PostgresReport, WIRE_FORMAT},
     time::Time,
 };

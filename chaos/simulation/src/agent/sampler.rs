@@ -2,13 +2,13 @@
 
 use super::{
     report::SYSTEM,
-    right::Renewal,
     shared::{Ctx, Inner},
 };
 use crate::postgres::server::Sample;
 use pgvigil_core::{
     cluster::ClusterState,
     id::TimelineId,
+    keeper::Renewal,
     local::{InForce, LocalPostgres, Running},
     lsn::Lsn,
     report::Adoptable,
@@ -219,7 +219,7 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
     let taken = reign.is_some_and(|reign| rpo::name_taken(&reign.unproven));
     let canary = c.a.inner.borrow_mut().canaries.looked(shows && !taken, confirmed, began);
     if let Some((epoch, at)) = canary {
-        c.renew(Renewal::Canary(epoch, at));
+        c.renew(Renewal::Canary { epoch, began_at: at });
     }
     if changed || senders_changed {
         c.wake_work();

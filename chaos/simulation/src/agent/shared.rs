@@ -10,6 +10,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     command::Proof,
     id::Epoch,
+    keeper::{Guarded, Renewal},
     lease::Right,
     local::{Local, LocalPostgres, Promise},
     lsn::Lsn,
@@ -52,12 +53,8 @@ pub struct Inner {
     pub needs_new_incarnation: Option<String>,
     /// Diverged WAL that was kept aside.
     pub discarded: Option<DiscardedWal>,
-    /// The latest end of the right that the guard has confirmed.
-    pub guarded_until: Option<Time>,
-    /// Whether the guard answered lately.
-    pub guard_armed: bool,
-    /// Whether what it was told last is to hold still.
-    pub guard_held: bool,
+    /// What the guard has confirmed.
+    pub guarded: Guarded,
     /// The worst delay of the worker's own timer since the last report.
     pub starved_ms: u64,
     /// WAL that others than the canary have written since this became primary.
@@ -85,7 +82,7 @@ pub struct Inner {
     /// The newest clock that came with a leader's answer, and when it came.
     pub leader_clock: Option<(LeaderClock, Time)>,
     /// What makes the right longer, not yet told to the guard.
-    pub renewals: VecDeque<super::right::Renewal>,
+    pub renewals: VecDeque<Renewal>,
 }
 
 impl Inner {
@@ -112,12 +109,6 @@ impl Inner {
         if self.rule_doubts == doubts {
             self.local.rule_doubted = false;
         }
-    }
-
-    /// The guard has confirmed the newest deadline and kills when it comes: it was not told to hold still.
-    #[must_use]
-    pub fn would_be_killed_in_time(&self) -> bool {
-        self.guard_armed && !self.guard_held
     }
 }
 
@@ -199,9 +190,7 @@ impl Agent {
             probe: None,
             needs_new_incarnation: None,
             discarded: None,
-            guarded_until: None,
-            guard_armed: false,
-            guard_held: false,
+            guarded: Guarded::default(),
             starved_ms: 0,
             can_stream: false,
             quiet_since: None,

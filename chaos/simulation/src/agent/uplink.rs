@@ -1,10 +1,11 @@
 //! The stream to the Raft leader: reports up, agreed state and lease renewals down. After `agent/uplink.rs`.
 
-use super::{report, right::Renewal, shared::Ctx};
+use super::{report, shared::Ctx};
 use crate::{controller, planted::Planted};
 use pgvigil_core::{
     cluster::ClusterState,
     id::Epoch,
+    keeper::Renewal,
     report::{LeaderClock, PostgresReport, ShownToLeader},
     time::Time,
 };
@@ -116,7 +117,7 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
                     if let Some(Beat { at, reigning: Some(epoch), .. }) = renewed {
                         c.w.cover.hit("lease", "renewed");
                         let late = c.w.planted == Some(Planted::RightFromReceipt);
-                        c.renew(Renewal::Lease(*epoch, if late { heard_at } else { *at }));
+                        c.renew(Renewal::Lease { epoch: *epoch, sent_at: if late { heard_at } else { *at } });
                     }
                 }
                 Mail::End(of, named) if of == stream.id => {

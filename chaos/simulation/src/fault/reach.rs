@@ -27,7 +27,7 @@ impl World {
         self.hears(host)
             && self.hosts[host].agent.borrow().as_ref().is_some_and(|agent| {
                 let inner = agent.inner.borrow();
-                inner.guard_armed && inner.agreed.is_some()
+                inner.guarded.confirmed && inner.agreed.is_some()
             })
     }
 

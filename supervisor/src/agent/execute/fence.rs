@@ -1,11 +1,8 @@
 //! The fence: on disk, and every process seen gone, then reported. Nothing waits for anybody. Keeps S3.
 
 use super::{STATEMENT, instance, settings};
-use crate::{
-    agent::{right::Renewal, shared::Shared},
-    clock,
-};
-use pgvigil_core::{cluster::ClusterState, local::LocalPostgres, rule::Rule};
+use crate::{agent::shared::Shared, clock};
+use pgvigil_core::{cluster::ClusterState, keeper::Renewal, local::LocalPostgres, rule::Rule};
 use pgvigil_postgres::{fault, hba::Door, instance::Instance, seal::seal_on_disk};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};

@@ -126,7 +126,7 @@ async fn disarmed(shared: &Shared) -> anyhow::Result<()> {
     for _ in 0..500 {
         {
             let inner = shared.lock();
-            if inner.guard_armed && inner.guarded_until.is_none() {
+            if inner.guarded.confirmed && inner.guarded.until.is_none() {
                 return Ok(());
             }
         }

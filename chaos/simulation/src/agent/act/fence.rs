@@ -1,11 +1,7 @@
 //! The fence: on disk, and every process seen gone, then reported. Keeps S3.
 
-use crate::{
-    agent::{right::Renewal, shared::Ctx},
-    postgres::data::Conf,
-    wait::both,
-};
-use pgvigil_core::{lease::Right, local::LocalPostgres};
+use crate::{agent::shared::Ctx, postgres::data::Conf, wait::both};
+use pgvigil_core::{keeper::Renewal, lease::Right, local::LocalPostgres};
 
 /// Fences this member's PostgreSQL. `polite_ms`: it is drained first, for at most that long.
 pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {

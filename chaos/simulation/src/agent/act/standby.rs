@@ -87,7 +87,7 @@ async fn disarmed(c: &Ctx) -> Result<(), Failed> {
     for _ in 0..500 {
         {
             let inner = c.a.inner.borrow();
-            if inner.guard_armed && inner.guarded_until.is_none() {
+            if inner.guarded.confirmed && inner.guarded.until.is_none() {
                 return Ok(());
             }
         }
