@@ -232,6 +232,11 @@ impl<'a> View<'a> {
             }
             return true;
         }
+        if self.is_moving(best) && self.waited < PATIENCE_MS {
+            decision
+                .find("catching-up", format!("{} fetches WAL of another timeline than its seal's", best.key.member));
+            return true;
+        }
         let setting = self.setting_for(best);
         let late = self.who_could_join(&setting);
         if !late.is_empty() {
@@ -241,6 +246,13 @@ impl<'a> View<'a> {
         let timeline = self.agreed.last_timeline.next();
         self.appoint(best, Start::Promote, timeline, setting, decision);
         true
+    }
+
+    /// Whether it is fetching WAL of a later timeline than the one on which it sealed: appointed at that seal it would promote
+    /// from the later one, and its timeline would not be what is agreed. Found by the simulation (`--hands`, seed 2717).
+    fn is_moving(&self, seal: &Seal) -> bool {
+        let ordered = self.election.catch_up.as_ref().filter(|order| order.member == seal.key);
+        ordered.is_some_and(|order| order.target.epoch > seal.position.epoch)
     }
 
     /// Whose seal may still come that `setting` needs, so that somebody confirms commits; nobody once patience is over.

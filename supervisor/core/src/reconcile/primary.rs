@@ -168,6 +168,15 @@ fn came_back_old(reign: &Reign, local: &Local) -> Option<Plan> {
         .then(|| Plan::wait("came-back-old", format!("its WAL ends at {end}, but it was appointed at {sealed}")))
 }
 
+/// It was moved to a later timeline since it sealed: promoted from there, its new timeline would have another parent than the
+/// one that is agreed, and no member could follow. The next election seals it where it is.
+fn moved_on(reign: &Reign, local: &Local) -> Option<Plan> {
+    let (end, _) = local.wal_end?;
+    let sealed = reign.seals.iter().find(|seal| seal.key == reign.primary)?.position;
+    let text = format!("its WAL ends at {end}, on another timeline than {sealed}, where it was appointed");
+    (end.epoch > sealed.epoch).then(|| Plan::wait("moved-on", text))
+}
+
 fn restart(agreed: &ClusterState, reign: &Reign, local: &Local) -> Plan {
     if local.wal_end.is_none() {
         return read_end(agreed, local, reign.epoch);
@@ -197,6 +206,9 @@ fn promote(agreed: &ClusterState, reign: &Reign, local: &Local) -> Option<Plan> 
     }
     if unread.is_some() {
         return unread;
+    }
+    if let Some(plan) = moved_on(reign, local).filter(|_| local.promise.reigned < reign.epoch) {
+        return Some(plan);
     }
     let closed =
         InForce { epoch: reign.epoch, version: Some(reign.version), door_open: false, upstream: None, named: 0 };

@@ -382,3 +382,11 @@ fn a_rule_that_was_out_of_force_is_followed_by_a_checkpoint() {
     local.rule_doubted = true;
     assert_eq!(world.acts(&local), Action::Checkpoint { epoch: Epoch(1) });
 }
+
+#[test]
+fn an_appointee_that_was_moved_to_another_timeline_since_its_seal_does_not_promote() {
+    let world = appointed();
+    let mut local = Local { in_force: closed(2), ..world.sealed(1, 2, (1, 300)) };
+    local.wal_end = Some((Position::new(Epoch(2), Lsn(300)), TimelineId(2)));
+    world.rests(&local, "moved-on");
+}

@@ -95,3 +95,22 @@ fn whom_the_operator_named_catches_up_first() {
     world.hear(world.sealed_report(2, (1, 312)));
     assert_eq!(appointed(&mut world).0, "m2");
 }
+
+/// Found by the simulation (`--hands`, seed 2717): with one seal more it had enough where it had sealed, and was moved on to
+/// the next timeline while it was appointed.
+#[test]
+fn who_is_moved_to_another_timeline_is_not_appointed_at_its_old_seal() {
+    let mut world = tiers(&[Tier::Primary, Tier::Replica, Tier::Primary]);
+    world.hear(world.sealed_report(1, (1, 310)));
+    world.hear(world.sealed_report(2, (1, 300)));
+    ordered(&mut world);
+    let election = world.state.clusters.values_mut().next().unwrap().election.as_mut().unwrap();
+    // Its own seal is of the epoch before the source's.
+    election.catch_up.as_mut().unwrap().target.epoch = Epoch(2);
+    world.hear(world.sealed_report(2, (1, 310)));
+    world.finds("catching-up");
+    world.wait(PATIENCE_MS);
+    world.hear(world.sealed_report(1, (1, 310)));
+    world.hear(world.sealed_report(2, (1, 310)));
+    assert_eq!(appointed(&mut world).0, "m2");
+}
