@@ -11,6 +11,15 @@ use pgvigil_simulation::{
 /// How many seeds may be needed: twice what the rarest of them needed when this was written.
 const SEEDS: u64 = 900;
 
+/// The first seed that was known to show that bug.
+const KNOWN_DEAD_TIMELINE: u64 = 3_755;
+
+/// Seeds for a bug that few of them show: from one that was known to, and then all over again. Every change of an agent makes
+/// other histories of the same seeds; then this takes longer, and the number is to be corrected.
+fn known_first(known: u64) -> impl Iterator<Item = u64> {
+    (known..known + 100).chain(1..4_000)
+}
+
 fn found(planted: Planted) -> Option<(u64, &'static str)> {
     let options = Options { planted: Some(planted), ..Options::default() };
     (1..=SEEDS).find_map(|seed| {
@@ -26,12 +35,14 @@ fn every_planted_bug_is_found() {
 }
 
 /// A new primary dies when its standbys have its timeline's history file and none of its WAL: whoever is promoted next must
-/// not name that timeline as its parent. One seed in a thousand shows it; these hundred are known to.
+/// not name that timeline as its parent, and nobody may follow it if it did. One seed in some hundreds shows it.
 #[test]
 fn a_promotion_from_a_timeline_that_came_to_nothing_is_found() {
     let options = Options { planted: Some(Planted::DeadTimelineUnseen), ..Options::default() };
-    let broken = |seed| run(seed, &options).violation.is_some_and(|violation| violation.property == "history");
-    assert!((1_251..=1_350).any(broken));
+    let broken = |seed: &u64| {
+        run(*seed, &options).violation.is_some_and(|violation| matches!(violation.property, "history" | "liveness"))
+    };
+    assert!(known_first(KNOWN_DEAD_TIMELINE).find(broken).is_some());
 }
 
 #[test]
@@ -50,10 +61,9 @@ fn a_failing_seed_shrinks_and_still_fails() {
 /// Reviews F13 and F14: numbers of timelines that people take, and directories that come back old.
 #[test]
 fn what_people_do_to_standbys_is_survived_by_content_and_by_memory() {
-    // One seed in some hundreds shows the former; these are known to.
-    for (planted, mut seeds) in [(Planted::TimelineByNumber, 361..=460), (Planted::FlushNotRemembered, 1..=100)] {
+    for (planted, known) in [(Planted::TimelineByNumber, 361), (Planted::FlushNotRemembered, 1)] {
         let options = Options { standbys: true, planted: Some(planted), ..Options::default() };
-        let lost = |seed| run(seed, &options).violation.is_some_and(|violation| violation.property == "S1");
-        assert!(seeds.any(lost), "{planted:?}");
+        let lost = |seed: &u64| run(*seed, &options).violation.is_some_and(|violation| violation.property == "S1");
+        assert!(known_first(known).find(lost).is_some(), "{planted:?}");
     }
 }
