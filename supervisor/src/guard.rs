@@ -7,10 +7,6 @@ use pgvigil_postgres::{
 };
 use std::path::PathBuf;
 
-/// How long before the deadline the killing begins. The agent itself has stopped PostgreSQL long before; this is for an
-/// agent that is dead or stuck, and killing takes milliseconds.
-const KILL_MARGIN_MS: u64 = 100;
-
 /// Where things are.
 #[derive(Args, Clone, Debug)]
 pub struct GuardArgs {
@@ -37,7 +33,6 @@ pub fn main(args: GuardArgs) -> Result<(), GuardError> {
         layout: Layout::new(args.data_dir, args.agent_dir),
         cgroup: args.cgroup,
         socket: args.socket,
-        kill_margin_ms: KILL_MARGIN_MS,
         watchdog: args.watchdog,
     })
 }

@@ -1,5 +1,5 @@
 //! The guard: the small process that ends a primary's service when its right has run out and the agent is dead or stuck.
-//! It knows one number, the deadline, and one act.
+//! Its rules are the shipped [`Watch`]; here are its timer, its mail and its one act.
 
 use crate::{
     exec::Done,
@@ -7,13 +7,10 @@ use crate::{
     world::{Event, W, World},
 };
 use pgvigil_core::{
-    guard::{Duty, Message},
+    guard::{Answer, Duty, Message, Watch},
     keeper::CONFIRM_MS,
 };
-use std::{cell::RefCell, rc::Rc};
-
-/// How long before the deadline the killing begins; as in the real program.
-const KILL_MARGIN_MS: u64 = 100;
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 /// The answer, and who waits for it.
 #[derive(Debug, Default)]
@@ -27,11 +24,11 @@ pub struct Reply {
 /// Something that happens at a guard.
 #[derive(Debug)]
 pub enum GuardEvent {
-    /// The timer of that setting.
-    Timer(u64),
+    /// Its timer.
+    Timer,
     /// A message has come in.
     Told(Message, Rc<Reply>),
-    /// The killing is over.
+    /// The killing by the guard of that life is over.
     Killed(u64),
 }
 
@@ -40,10 +37,12 @@ pub enum GuardEvent {
 pub struct Guard {
     /// It runs.
     pub alive: bool,
-    /// What is in force.
-    pub duty: Duty,
-    /// Tells one setting of the timer from the next.
-    pub setting: u64,
+    /// Its rules.
+    watch: Watch,
+    /// Messages that came while it kills.
+    waiting: VecDeque<(Message, Rc<Reply>)>,
+    /// Tells one process from the next.
+    life: u64,
 }
 
 impl World {
@@ -52,84 +51,98 @@ impl World {
         if !self.hosts[host].guard.borrow().alive {
             return;
         }
-        // The clock comes before any message: a flood of them must not delay it.
         self.look_at_the_clock(host);
         match event {
-            GuardEvent::Timer(_) => {}
+            GuardEvent::Timer => {}
             GuardEvent::Told(message, reply) => {
-                *reply.answer.borrow_mut() = Some(self.obey_agent(host, message));
-                reply.done.end(&self.exec);
+                self.hosts[host].guard.borrow_mut().waiting.push_back((message, reply));
             }
-            GuardEvent::Killed(setting) => {
-                if self.hosts[host].guard.borrow().setting == setting {
-                    self.kill_server(host);
-                    self.hosts[host].guard.borrow_mut().duty = Duty::Fired(self.now(host));
+            GuardEvent::Killed(life) => {
+                let guard = self.hosts[host].guard.borrow();
+                let over = guard.life == life && guard.watch.is_killing();
+                drop(guard);
+                if over {
+                    self.has_killed(host);
                 }
             }
         }
+        self.answer_agents(host);
     }
 
-    fn obey_agent(&self, host: usize, message: Message) -> Result<Duty, &'static str> {
-        let mut guard = self.hosts[host].guard.borrow_mut();
-        match message {
-            Message::Status => return Ok(guard.duty),
-            Message::Disarm => guard.duty = Duty::Disarmed,
-            Message::Hold => guard.duty = Duty::Held,
-            Message::Arm(deadline) => {
-                guard.duty = Duty::Armed(deadline);
-                guard.setting = self.fresh_id();
-                let at = deadline.minus(KILL_MARGIN_MS);
-                let setting = guard.setting;
-                drop(guard);
+    fn answer_agents(&self, host: usize) {
+        let now = self.now(host);
+        loop {
+            let mut guard = self.hosts[host].guard.borrow_mut();
+            let Some((message, _)) = guard.waiting.front() else { return };
+            let message = *message;
+            let Some(answer) = guard.watch.obey(message, now) else { return };
+            let reply = guard.waiting.pop_front().map(|(_, reply)| reply);
+            let wake_at = guard.watch.wake_at().filter(|_| matches!(message, Message::Arm(_)));
+            drop(guard);
+            if let Some(at) = wake_at {
                 let process = Some(Self::guard_process(host));
-                self.exec.at(self.true_time(host, at), process, Event::Guard(host, GuardEvent::Timer(setting)));
-                let late = at <= self.now(host);
-                return if late { Err("late") } else { Ok(Duty::Armed(deadline)) };
+                self.exec.at(self.true_time(host, at), process, Event::Guard(host, GuardEvent::Timer));
+            }
+            if let Some(reply) = reply {
+                *reply.answer.borrow_mut() = Some(match answer {
+                    Answer::InForce(duty) => Ok(duty),
+                    Answer::Late => Err("late"),
+                });
+                reply.done.end(&self.exec);
             }
         }
-        guard.setting = self.fresh_id();
-        Ok(guard.duty)
     }
 
     /// The host goes on after it stood still: its guard is the first to run.
     pub fn guard_goes_first(&self, host: usize) {
-        if self.hosts[host].guard.borrow().alive && !self.exec.is_frozen(Self::guard_process(host)) {
-            self.look_at_the_clock(host);
+        let guard = self.hosts[host].guard.borrow();
+        let (runs, killing) =
+            (guard.alive && !self.exec.is_frozen(Self::guard_process(host)), guard.watch.is_killing());
+        drop(guard);
+        match (runs, killing) {
+            (true, true) => self.has_killed(host),
+            (true, false) => self.look_at_the_clock(host),
+            (false, _) => {}
         }
     }
 
     /// Kills when the deadline has come. SIGKILL takes a moment; after a thaw the deadline is long over and the guard,
     /// which is the first to run, has killed before anybody else gets to run.
     fn look_at_the_clock(&self, host: usize) {
-        let (deadline, setting) = {
-            let guard = self.hosts[host].guard.borrow();
-            let Duty::Armed(deadline) = guard.duty else { return };
-            (deadline, guard.setting)
+        let now = self.now(host);
+        let (deadline, life) = {
+            let mut guard = self.hosts[host].guard.borrow_mut();
+            let Duty::Armed(deadline) = guard.watch.duty() else { return };
+            if !guard.watch.look(now) {
+                return;
+            }
+            (deadline, guard.life)
         };
-        if self.now(host) < deadline.minus(KILL_MARGIN_MS) {
-            return;
-        }
         self.cover.hit("guard", "fired");
         self.log_host(host, || "the guard kills PostgreSQL: its right has run out".to_owned());
         if self.planted == Some(Planted::GuardDoesNotKill) {
-            self.hosts[host].guard.borrow_mut().duty = Duty::Fired(self.now(host));
+            self.hosts[host].guard.borrow_mut().watch.killed(now);
             return;
         }
         self.with_data(host, |data| data.signal = true);
-        if self.now(host) >= deadline {
-            self.kill_server(host);
-            self.hosts[host].guard.borrow_mut().duty = Duty::Fired(self.now(host));
+        if now >= deadline {
+            self.has_killed(host);
             return;
         }
         let at = self.exec.now() + self.rng.range(500, 30_000);
-        self.exec.at(at, Some(Self::guard_process(host)), Event::Guard(host, GuardEvent::Killed(setting)));
+        self.exec.at(at, Some(Self::guard_process(host)), Event::Guard(host, GuardEvent::Killed(life)));
+    }
+
+    fn has_killed(&self, host: usize) {
+        self.kill_server(host);
+        self.hosts[host].guard.borrow_mut().watch.killed(self.now(host));
     }
 
     /// A guard begins: it knows nothing.
     pub fn start_guard(&self, host: usize) {
         let mut guard = self.hosts[host].guard.borrow_mut();
         if !guard.alive {
-            *guard = Guard { alive: true, duty: Duty::Disarmed, setting: self.fresh_id() };
+            *guard = Guard { alive: true, life: self.fresh_id(), ..Guard::default() };
         }
     }
 }

@@ -1,5 +1,9 @@
 //! What the guard is told: the small process that ends a primary's service when its right has run out. Pure. Keeps S3.
 
+mod duty;
+
+pub use duty::{Answer, Duty, KILL_MARGIN_MS, Message, Watch};
+
 use crate::{
     local::{Local, LocalPostgres},
     time::Time,
@@ -36,33 +40,6 @@ impl Order {
             Self::Disarm => Message::Disarm,
         }
     }
-}
-
-/// What an agent tells its guard, or asks it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// PostgreSQL must be gone then, unless a later deadline comes.
-    Arm(Time),
-    /// Not primary: nothing to guard.
-    Disarm,
-    /// Paused: the deadline is no longer enforced, until the next [`Message::Arm`].
-    Hold,
-    /// What is in force?
-    Status,
-}
-
-/// What a guard has in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Duty {
-    /// Not primary: nothing to guard.
-    #[default]
-    Disarmed,
-    /// Paused by the operators: the right is not bounded by time.
-    Held,
-    /// PostgreSQL must be gone at this time.
-    Armed(Time),
-    /// A deadline came, and everything had been killed at this time.
-    Fired(Time),
 }
 
 /// Whether PostgreSQL may serve here as a primary: everything may that is not known to be stopped, a standby, or closed to

@@ -30,6 +30,10 @@ use nix::{
     },
     unistd::Uid,
 };
+use pgvigil_core::{
+    guard::{Answer, Duty, Message, Watch},
+    time::Time,
+};
 use std::{
     fs, io,
     io::{Read, Write},
@@ -55,8 +59,6 @@ pub struct GuardConfig {
     pub cgroup: Option<PathBuf>,
     /// Where it listens.
     pub socket: PathBuf,
-    /// How long before the deadline the killing begins: it must be over by then.
-    pub kill_margin_ms: u64,
     /// `/dev/watchdog`, where the machine is to be reset when the guard itself fails. None: not used.
     pub watchdog: Option<PathBuf>,
 }
@@ -85,19 +87,6 @@ fn system<E: Into<io::Error>>(op: &'static str) -> impl FnOnce(E) -> GuardError 
     move |source| GuardError::System { op, source: source.into() }
 }
 
-/// What is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Duty {
-    /// Not primary: nothing to guard.
-    Disarmed,
-    /// Paused by the operators: the right is not bounded by time.
-    Held,
-    /// PostgreSQL must be gone at this CLOCK_BOOTTIME millisecond.
-    Armed(u64),
-    /// That time came, and everything was killed.
-    Fired(u64),
-}
-
 /// One agent's connection. More than one may exist while an old agent dies; the last word counts.
 struct Client {
     stream: UnixStream,
@@ -107,7 +96,7 @@ struct Client {
 
 struct Guard {
     config: GuardConfig,
-    duty: Duty,
+    watch: Watch,
     timer: TimerFd,
     watchdog: Option<Watchdog>,
 }
@@ -129,7 +118,7 @@ pub fn run_guard(config: GuardConfig) -> Result<(), GuardError> {
     listener.set_nonblocking(true).map_err(system("listen"))?;
     let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)
         .map_err(system("make a timer"))?;
-    let mut guard = Guard { config, duty: Duty::Disarmed, timer, watchdog: None };
+    let mut guard = Guard { config, watch: Watch::default(), timer, watchdog: None };
     let mut clients: Vec<Client> = Vec::with_capacity(CLIENTS);
     loop {
         let ready = wait(&guard, &listener, &clients)?;
@@ -228,68 +217,69 @@ impl Guard {
     /// Carries out one message; returns the answer, and whether to quit.
     fn obey(&mut self, text: &str) -> (String, bool) {
         let mut words = text.split(' ');
-        match (words.next(), words.next().map(str::parse::<u64>), words.next()) {
-            (Some("deadline"), Some(Ok(deadline)), None) => {
-                self.set(Duty::Armed(deadline));
-                let now = boottime_ms();
-                let word = if deadline > now + self.config.kill_margin_ms { "ok" } else { "late" };
-                (format!("{word} {}", if word == "ok" { deadline } else { now }), false)
-            }
-            (Some("disarm"), None, None) => {
-                self.set(Duty::Disarmed);
-                ("ok disarmed".to_owned(), false)
-            }
-            (Some("pause-hold"), None, None) => {
-                self.set(Duty::Held);
-                ("ok held".to_owned(), false)
-            }
-            (Some("status"), None, None) => (
-                match self.duty {
-                    Duty::Disarmed => "disarmed 0".to_owned(),
-                    Duty::Held => "held 0".to_owned(),
-                    Duty::Armed(at) => format!("armed {at}"),
-                    Duty::Fired(at) => format!("fired {at}"),
-                },
-                false,
-            ),
+        let message = match (words.next(), words.next().map(str::parse::<u64>), words.next()) {
+            (Some("deadline"), Some(Ok(deadline)), None) => Message::Arm(Time(deadline)),
+            (Some("disarm"), None, None) => Message::Disarm,
+            (Some("pause-hold"), None, None) => Message::Hold,
+            (Some("status"), None, None) => Message::Status,
             (Some("watchdog"), None, None) => {
                 let state = match (&self.config.watchdog, &self.watchdog) {
                     (None, _) => "none",
                     (Some(_), None) => "off",
                     (Some(_), Some(_)) => "on",
                 };
-                (format!("watchdog {state}"), false)
+                return (format!("watchdog {state}"), false);
             }
-            (Some("quit"), None, None) => match self.duty {
-                Duty::Armed(_) => ("error armed".to_owned(), false),
-                _ => ("ok quit".to_owned(), true),
+            (Some("quit"), None, None) if self.watch.may_quit() => return ("ok quit".to_owned(), true),
+            (Some("quit"), None, None) => return ("error armed".to_owned(), false),
+            _ => return ("error unknown message".to_owned(), false),
+        };
+        (self.carry_out(message), false)
+    }
+
+    fn carry_out(&mut self, message: Message) -> String {
+        let (answer, now) = loop {
+            let now = Time(boottime_ms());
+            match self.watch.obey(message, now) {
+                Some(answer) => break (answer, now),
+                None => self.look_at_the_clock(),
+            }
+        };
+        if message != Message::Status {
+            self.set();
+        }
+        match (message, answer) {
+            (_, Answer::Late) => format!("late {}", now.0),
+            (Message::Status, Answer::InForce(duty)) => match duty {
+                Duty::Disarmed => "disarmed 0".to_owned(),
+                Duty::Held => "held 0".to_owned(),
+                Duty::Armed(at) => format!("armed {}", at.0),
+                Duty::Fired(at) => format!("fired {}", at.0),
             },
-            _ => ("error unknown message".to_owned(), false),
+            (Message::Arm(deadline), _) => format!("ok {}", deadline.0),
+            (Message::Disarm, _) => "ok disarmed".to_owned(),
+            (Message::Hold, _) => "ok held".to_owned(),
         }
     }
 
-    fn set(&mut self, duty: Duty) {
-        self.duty = duty;
-        let expiration = match duty {
-            Duty::Armed(deadline) => {
-                // Zero would disarm the timer, so one millisecond after boot is the earliest.
-                let at = deadline.saturating_sub(self.config.kill_margin_ms).max(1);
-                Some(Expiration::OneShot(TimeSpec::from_duration(Duration::from_millis(at))))
+    /// Sets the timer and the watchdog device to what is in force.
+    fn set(&mut self) {
+        let set = match self.watch.wake_at() {
+            // Zero would disarm the timer, so one millisecond after boot is the earliest.
+            Some(at) => {
+                let at = Expiration::OneShot(TimeSpec::from_duration(Duration::from_millis(at.0.max(1))));
+                self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
             }
-            _ => None,
-        };
-        let set = match expiration {
-            Some(at) => self.timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME),
             None => self.timer.unset(),
         };
         if let Err(errno) = set {
             // Cannot happen with valid arguments; if it did, the safe answer would be to fire now.
             eprintln!("pgvigil guard: cannot set the timer: {errno}");
-            if matches!(duty, Duty::Armed(_)) {
-                self.fire();
+            if let Duty::Armed(deadline) = self.watch.duty() {
+                self.fire(deadline);
             }
         }
-        match duty {
+        match self.watch.duty() {
             Duty::Armed(_) => self.open_watchdog(),
             _ => self.watchdog.take().map_or((), Watchdog::close),
         }
@@ -304,34 +294,32 @@ impl Guard {
     }
 
     fn look_at_the_clock(&mut self) {
-        let Duty::Armed(deadline) = self.duty else { return };
-        if boottime_ms() >= deadline.saturating_sub(self.config.kill_margin_ms) {
-            self.fire();
+        let Duty::Armed(deadline) = self.watch.duty() else { return };
+        if self.watch.look(Time(boottime_ms())) {
+            self.fire(deadline);
         } else if let Some(watchdog) = &mut self.watchdog {
             watchdog.feed();
         }
     }
 
     /// The act. Does not return before nothing of the server is left; a watchdog is not fed meanwhile.
-    fn fire(&mut self) {
-        let Duty::Armed(deadline) = self.duty else { return };
-        if fault::planted(Bug::GuardDoesNotKill) {
-            self.set(Duty::Fired(boottime_ms()));
-            return;
-        }
-        say(format!("the right to serve ends at {deadline} ms, killing PostgreSQL"));
-        self.fence();
-        loop {
-            match kill_all(&self.config.layout.data_dir, self.config.cgroup.as_deref(), ROUND) {
-                Ok(killed) => {
-                    say(format!("{} processes killed in {:?}", killed.pids.len(), killed.took));
-                    break;
+    fn fire(&mut self, deadline: Time) {
+        if !fault::planted(Bug::GuardDoesNotKill) {
+            say(format!("the right to serve ends at {} ms, killing PostgreSQL", deadline.0));
+            self.fence();
+            loop {
+                match kill_all(&self.config.layout.data_dir, self.config.cgroup.as_deref(), ROUND) {
+                    Ok(killed) => {
+                        say(format!("{} processes killed in {:?}", killed.pids.len(), killed.took));
+                        break;
+                    }
+                    Err(error) => say(error.to_string()),
                 }
-                Err(error) => say(error.to_string()),
+                thread::sleep(Duration::from_millis(20));
             }
-            thread::sleep(Duration::from_millis(20));
         }
-        self.set(Duty::Fired(boottime_ms()));
+        self.watch.killed(Time(boottime_ms()));
+        self.set();
     }
 
     /// The fence first (history A13), but never at the cost of the deadline: on a disk that hangs the write goes on in

@@ -28,7 +28,7 @@ fn guard_process() {
     let layout = Layout::new(data, agent);
     let socket = socket(&layout);
     let watchdog = Some(layout.agent_dir.join("watchdog")).filter(|path| path.exists());
-    run_guard(GuardConfig { layout, cgroup: None, socket, kill_margin_ms: 100, watchdog }).unwrap();
+    run_guard(GuardConfig { layout, cgroup: None, socket, watchdog }).unwrap();
 }
 
 fn socket(layout: &Layout) -> PathBuf {
@@ -133,7 +133,6 @@ pg_test!(
             layout: layout.clone(),
             cgroup: None,
             socket: layout.agent_dir.join("other.sock"),
-            kill_margin_ms: 0,
             watchdog: None,
         };
         assert!(run_guard(config).is_err());
