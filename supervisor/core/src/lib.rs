@@ -10,6 +10,7 @@
 //! socket or file, so the same code runs in production, in simulation, under the model checker and in property tests.
 
 pub mod apply;
+pub mod beats;
 pub mod brake;
 pub mod cluster;
 pub mod command;

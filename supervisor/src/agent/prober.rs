@@ -50,7 +50,7 @@ fn target(shared: &Shared) -> Option<(pgvigil_core::id::MemberId, String, u16)> 
         let LocalPostgres::Running(running) = &inner.local.postgres else { return None };
         let quiet_ms = clock::now().since(running.wal_moved_at);
         // Where the canary rests, no WAL comes for hours: then it is worth a look only once the leader misses the agent.
-        let resting = quiet_ms > pace::ALONE_MS && inner.primary_late.is_some_and(|(late, _)| !late);
+        let resting = quiet_ms > pace::ALONE_MS && inner.leader.primary_late.is_some_and(|(late, _)| !late);
         !running.streaming || (quiet_ms > 2 * agreed.settings.canary_ms + 50 && !resting)
     };
     if !quiet {

@@ -56,8 +56,8 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
         restarted: inner.local.promise.restarted,
         discarded_wal: inner.discarded.clone(),
         unproven: inner.unproven.reports(agreed, now),
-        echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
-        shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
+        echo: inner.leader.clock.map(|(clock, at)| (clock, now.since(at))),
+        shown_to_leader: inner.leader.shown.map(|(epoch, at)| (epoch, now.since(at))),
         timelines: TimelinesReport {
             newest: inner.newest_timeline,
             by_hand: agreed.and_then(|a| lineage::by_hand(a, &inner.local, inner.own_end_at)),

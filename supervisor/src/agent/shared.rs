@@ -16,6 +16,7 @@ use crate::{
 };
 use pgvigil_consensus::Consensus;
 use pgvigil_core::{
+    beats::Leader,
     brake::Brake,
     cluster::ClusterState,
     command::Proof,
@@ -25,7 +26,7 @@ use pgvigil_core::{
     local::{Directory, Local, LocalPostgres, Promise},
     lsn::Lsn,
     member::MemberSpec,
-    report::{DiscardedWal, LeaderClock, Probe, Receiver},
+    report::{DiscardedWal, Probe, Receiver},
     rpo::{Canaries, Ledger, Releases},
     time::{Time, WallTime},
     written::Written,
@@ -218,10 +219,8 @@ pub struct Inner {
     pub unproven: Ledger,
     /// The value of `synchronous_standby_names` that an agent before this one wrote last.
     pub rule_written: Option<String>,
-    /// When the leader heard last had seen the rule of that reign in force.
-    pub shown_to_leader: Option<(Epoch, Time)>,
-    /// Whether the leader misses heartbeats of the primary's agent, and when it said so.
-    pub primary_late: Option<(bool, Time)>,
+    /// What the leader heard last has said.
+    pub leader: Leader,
     /// What members' host names mean.
     pub names: Names,
     /// Servers that were asked whether they would let this member in.
@@ -232,8 +231,6 @@ pub struct Inner {
     pub canaries: Canaries,
     /// Who waits for standbys, to see whether anybody is released by hand.
     pub releases: Releases,
-    /// The newest clock that came with a leader's answer, and when it came.
-    pub leader_clock: Option<(LeaderClock, Time)>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
     pub proven_link: Option<Link>,
 }
@@ -423,14 +420,12 @@ impl Shared {
             rule_doubts: 0,
             unproven: UnprovenFile::new(&agent_dir).read(),
             rule_written: UnprovenFile::new(&agent_dir).rule(),
-            shown_to_leader: None,
-            primary_late: None,
+            leader: Leader::default(),
             names: Names::new(),
             peers: Peers::new(),
             pointed_at: None,
             canaries: Canaries::default(),
             releases: Releases::default(),
-            leader_clock: None,
             proven_link: None,
         };
         Ok(Self {

@@ -66,8 +66,8 @@ pub fn make(c: &Ctx, seq: u64) -> Option<Report> {
         restarted: inner.local.promise.restarted,
         discarded_wal: inner.discarded.clone(),
         unproven: inner.unproven.reports(agreed, now),
-        echo: inner.leader_clock.map(|(clock, at)| (clock, now.since(at))),
-        shown_to_leader: inner.shown_to_leader.map(|(epoch, at)| (epoch, now.since(at))),
+        echo: inner.leader.clock.map(|(clock, at)| (clock, now.since(at))),
+        shown_to_leader: inner.leader.shown.map(|(epoch, at)| (epoch, now.since(at))),
         timelines: TimelinesReport {
             newest: TimelineId(c.w.with_data(c.h, |data| data.newest_real()).unwrap_or(0).max(c.w.own_timeline(c.h))),
             by_hand: agreed.and_then(|agreed| lineage::by_hand(agreed, &inner.local, None)),

@@ -7,14 +7,14 @@ use crate::{
     world::{W, World},
 };
 use pgvigil_core::{
+    beats::Leader,
     cluster::ClusterState,
     command::Proof,
-    id::Epoch,
     keeper::{Guarded, Renewal},
     lease::Right,
     local::{Local, LocalPostgres, Promise},
     lsn::Lsn,
-    report::{DiscardedWal, LeaderClock, Probe},
+    report::{DiscardedWal, Probe},
     rpo::{Canaries, Ledger},
     time::Time,
     written::Written,
@@ -75,12 +75,10 @@ pub struct Inner {
     pub touched: Option<u32>,
     /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
     pub unproven: Ledger,
-    /// When the leader heard last had seen the rule of that reign in force.
-    pub shown_to_leader: Option<(Epoch, Time)>,
+    /// What the leader heard last has said.
+    pub leader: Leader,
     /// Canaries that give a right once a look has shown the rule in force.
     pub canaries: Canaries,
-    /// The newest clock that came with a leader's answer, and when it came.
-    pub leader_clock: Option<(LeaderClock, Time)>,
     /// What makes the right longer, not yet told to the guard.
     pub renewals: VecDeque<Renewal>,
 }
@@ -200,9 +198,8 @@ impl Agent {
             rule_doubts: 0,
             touched: None,
             unproven: Ledger::recovered(disk.unproven.clone(), 0, w.now(host)),
-            shown_to_leader: None,
+            leader: Leader::default(),
             canaries: Canaries::default(),
-            leader_clock: None,
             renewals: VecDeque::new(),
         };
         Self {

@@ -3,27 +3,15 @@
 use super::{report, shared::Ctx};
 use crate::{controller, planted::Planted};
 use pgvigil_core::{
+    beats::{self, Beats, Said},
     cluster::ClusterState,
-    id::Epoch,
     keeper::Renewal,
-    report::{LeaderClock, PostgresReport, ShownToLeader},
-    time::Time,
+    report::{LeaderClock, ShownToLeader},
 };
-use std::{collections::VecDeque, rc::Rc};
+use std::rc::Rc;
 
 const CONNECT_MS: u64 = 500;
 const RETRY_MS: u64 = 30;
-const REMEMBERED: usize = 64;
-const PATIENCE_BEATS: u64 = 4;
-
-/// A heartbeat that was sent.
-#[derive(Clone, Copy, Debug)]
-struct Beat {
-    seq: u64,
-    at: Time,
-    /// The epoch as whose primary it spoke.
-    reigning: Option<Epoch>,
-}
 
 /// A frame from a leader, or the end of its stream.
 #[derive(Clone, Debug)]
@@ -88,36 +76,26 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
     }
     let stream = controller::stream::connect(&c.w, c.h, leader);
     c.a.mail.borrow_mut().clear();
-    let mut sent: VecDeque<Beat> = VecDeque::new();
-    let mut seq = 0;
-    beat(c, &stream, &mut seq, &mut sent);
-    let mut heard_at = c.now();
+    let mut beats = Beats::new(c.now());
+    beat(c, &stream, &mut beats);
     loop {
-        let beat_ms = c.agreed().map_or(250, |agreed| agreed.settings.heartbeat_ms);
-        let due = sent.back().map_or(Time(0), |beat| beat.at).plus(beat_ms);
+        let beat_ms = beats::interval_ms(c.agreed().as_deref());
+        let due = beats.due(beat_ms);
         c.w.either(c.h, due, &c.a.report, &c.a.posted).await;
         loop {
             let mail = c.a.mail.borrow_mut().pop_front();
             let Some(mail) = mail else { break };
             match mail {
                 Mail::Answer(of, answer) if of == stream.id => {
-                    heard_at = c.now();
                     if let Some(state) = answer.state {
                         c.learn(state);
                     }
-                    if let Some(clock) = answer.clock {
-                        c.a.inner.borrow_mut().leader_clock = Some((clock, heard_at));
-                    }
-                    if let Some(shown) = answer.shown
-                        && let Some(beat) = sent.iter().find(|beat| beat.seq == shown.seq)
-                    {
-                        c.a.inner.borrow_mut().shown_to_leader = Some((shown.epoch, beat.at.minus(shown.ago_ms)));
-                    }
-                    let renewed = answer.renewed.and_then(|seq| sent.iter().find(|beat| beat.seq == seq));
-                    if let Some(Beat { at, reigning: Some(epoch), .. }) = renewed {
+                    let Answer { renewed, shown, clock, .. } = answer;
+                    let said = Said { renewed, shown, clock, primary_late: None };
+                    let renewal = beats.heard(said, &mut c.a.inner.borrow_mut().leader, c.now());
+                    if let Some(renewal) = renewal {
                         c.w.cover.hit("lease", "renewed");
-                        let late = c.w.planted == Some(Planted::RightFromReceipt);
-                        c.renew(Renewal::Lease { epoch: *epoch, sent_at: if late { heard_at } else { *at } });
+                        c.renew(renewal_as_planted(c, renewal));
                     }
                 }
                 Mail::End(of, named) if of == stream.id => {
@@ -129,30 +107,28 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
         }
         let asked = c.w.take_told(&c.a.report);
         if asked || c.now() >= due {
-            beat(c, &stream, &mut seq, &mut sent);
+            beat(c, &stream, &mut beats);
         }
         let moved = c.w.hosts[c.h].voter && c.w.raft.leader_known_to(c.h).is_some_and(|known| known != leader);
-        if moved || c.now().since(heard_at) > PATIENCE_BEATS * beat_ms {
+        if moved || beats.is_silent(beat_ms, c.now()) {
             stream.close(&c.w);
             return None;
         }
     }
 }
 
-fn beat(c: &Ctx, stream: &Rc<controller::stream::Stream>, seq: &mut u64, sent: &mut VecDeque<Beat>) {
-    *seq += 1;
-    // The holder counts its lease from before the sending. Keeps S3.
-    let at = c.now();
-    let report = report::make(c, *seq);
-    let reigning = report.as_ref().and_then(|report| match &report.postgres {
-        PostgresReport::Primary(primary) => Some(primary.epoch),
-        _ => None,
-    });
-    sent.push_back(Beat { seq: *seq, at, reigning });
-    if sent.len() > REMEMBERED {
-        sent.pop_front();
-    }
-    if let Some(report) = report {
+fn beat(c: &Ctx, stream: &Rc<controller::stream::Stream>, beats: &mut Beats) {
+    if let Some(report) = beats.next(c.now(), |seq| report::make(c, seq)) {
         stream.send(&c.w, report);
+    }
+}
+
+/// With the planted bug, a lease is counted from when the answer came.
+fn renewal_as_planted(c: &Ctx, renewal: Renewal) -> Renewal {
+    match renewal {
+        Renewal::Lease { epoch, .. } if c.w.planted == Some(Planted::RightFromReceipt) => {
+            Renewal::Lease { epoch, sent_at: c.now() }
+        }
+        renewal => renewal,
     }
 }
