@@ -3,7 +3,8 @@
 //! ```text
 //!   plan (seed) ──► faults ──► world ◄── clients
 //!                               │ hosts: PostgreSQL, disk, clock, guard, agent, controller; network; Raft
-//!   shipped core: apply, decide, reconcile, lease, quorum, observation, placement; shipped controller
+//!   shipped core: apply, decide, reconcile, lease, quorum, observation, placement, keeper, beats, worker, guard duty;
+//!   shipped controller
 //!                               │
 //!                               └──► checkers (S1 - S5, invariants, liveness), coverage, trace hash
 //! ```

@@ -12,7 +12,7 @@ use pgvigil_simulation::{
 const SEEDS: u64 = 900;
 
 /// The first seed that was known to show that bug.
-const KNOWN_DEAD_TIMELINE: u64 = 3_755;
+const KNOWN_DEAD_TIMELINE: u64 = 3_005;
 
 /// Seeds for a bug that few of them show: from one that was known to, and then all over again. Every change of an agent makes
 /// other histories of the same seeds; then this takes longer, and the number is to be corrected.

@@ -47,6 +47,7 @@ pub mod time;
 pub mod timeline;
 pub mod trace;
 pub mod twin;
+pub mod worker;
 pub mod written;
 
 pub use apply::apply;

@@ -67,7 +67,8 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
 
 /// What went wrong and is not known to be over. An act that fails is told from its first failure until it is done.
 fn problems(inner: &Inner, now: Time) -> Vec<String> {
-    let failing = inner.brake.failing().map(|held| format!("{}: {}", execute::name(&held.what), held.in_words(now)));
+    let failing =
+        inner.worker.brake.failing().map(|held| format!("{}: {}", execute::name(&held.what), held.in_words(now)));
     inner.problems.values().cloned().chain(failing).collect()
 }
 

@@ -5,7 +5,7 @@ use super::shared::Shared;
 use crate::clock;
 use nix::sys::statvfs::statvfs;
 use pgvigil_consensus::grid;
-use pgvigil_core::cluster::ClusterState;
+use pgvigil_core::worker::Orders;
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
@@ -34,14 +34,14 @@ pub struct Scene {
     /// Whether somebody else has PostgreSQL's port.
     port_taken: bool,
     /// What operators asked for and set.
-    orders: u64,
+    orders: Option<Orders>,
 }
 
 /// Looks at the room that is left, and at all the rest while something is held back.
 pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
         loop {
-            let pause = if shared.lock().brake.is_holding() { PACE } else { IDLE };
+            let pause = if shared.lock().worker.brake.is_holding() { PACE } else { IDLE };
             tokio::time::sleep_until(grid::nearest(Instant::now() + pause, pause)).await;
             let data = shared.layout.data_dir.clone();
             let Ok(room) = tokio::task::spawn_blocking(move || room(&data)).await else { continue };
@@ -56,15 +56,15 @@ pub fn start(shared: Arc<Shared>) {
 /// Whether an act waits for its next try, and none is under way: that would write files itself.
 fn waits(shared: &Shared) -> bool {
     let inner = shared.lock();
-    inner.brake.is_holding() && !inner.local.busy
+    inner.worker.brake.is_holding() && !inner.local.busy
 }
 
 async fn look(shared: &Arc<Shared>, room: (u8, u8)) {
-    let orders = shared.agreed().map_or(0, |agreed| orders(shared, &agreed));
+    let orders = shared.agreed().map(|agreed| Orders::of(&agreed, shared.me()));
     let port_taken = shared.lock().postmaster.is_none() && is_taken(shared.config.port);
     let data = shared.layout.data_dir.clone();
     let Ok(files) = tokio::task::spawn_blocking(move || files(&data)).await else { return };
-    if waits(shared) && shared.lock().brake.look(Scene { files, room, port_taken, orders }, clock::now()) {
+    if waits(shared) && shared.lock().worker.brake.look(Scene { files, room, port_taken, orders }, clock::now()) {
         tracing::info!(member = %shared.me(), "something has changed: what failed is tried again at once");
         shared.work.notify_one();
     }
@@ -81,17 +81,6 @@ fn note_room(shared: &Shared, room: (u8, u8)) {
     let where_to = if room.1 < room.0 { "pg_wal" } else { "its data directory" };
     shared
         .problem("disk", full.then(|| format!("the file system of {where_to} is full or nearly so: make room there")));
-}
-
-/// An operator's word: a restart or a fresh directory asked for, a pause, settings.
-fn orders(shared: &Shared, agreed: &ClusterState) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    if let Some(member) = agreed.members.get(shared.me()) {
-        (member.restart_request, member.reinit_requested, member.leaving).hash(&mut hasher);
-    }
-    agreed.paused.hash(&mut hasher);
-    format!("{:?}", agreed.settings).hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Whether the port cannot be bound. Nobody can connect to a socket that does not listen.

@@ -17,7 +17,6 @@ use crate::{
 use pgvigil_consensus::Consensus;
 use pgvigil_core::{
     beats::Leader,
-    brake::Brake,
     cluster::ClusterState,
     command::Proof,
     id::{ClusterId, Epoch, MemberId, NodeId, TimelineId},
@@ -29,6 +28,7 @@ use pgvigil_core::{
     report::{DiscardedWal, Probe, Receiver},
     rpo::{Canaries, Ledger, Releases},
     time::{Time, WallTime},
+    worker::Worker,
     written::Written,
 };
 use pgvigil_postgres::{
@@ -178,8 +178,8 @@ pub struct Inner {
     pub probe: Option<(Probe, Time)>,
     /// What a longer act is doing.
     pub activity: Option<String>,
-    /// Acts that failed, and when each may be tried again.
-    pub brake: Brake<pgvigil_core::reconcile::Action, super::scene::Scene>,
+    /// Which act may begin now.
+    pub worker: Worker<super::scene::Scene>,
     /// There is hardly any room left for data or WAL.
     pub disk_full: bool,
     /// What a proof or a checkpoint waited for last, as far as it was told already.
@@ -400,7 +400,7 @@ impl Shared {
             proof: None,
             probe: None,
             activity: None,
-            brake: Brake::default(),
+            worker: Worker::default(),
             disk_full: false,
             aside_waits_for: None,
             problems: std::collections::BTreeMap::new(),
@@ -459,16 +459,6 @@ impl Shared {
     /// Nothing awaits under this lock.
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether PostgreSQL runs here as a primary, or may come up as one.
-    #[must_use]
-    pub fn runs_as_primary(&self) -> bool {
-        match &self.lock().local.postgres {
-            LocalPostgres::Running(running) => !running.in_recovery,
-            LocalPostgres::Starting => true,
-            _ => false,
-        }
     }
 
     /// The process id of the postmaster, if one is known to run.

@@ -1,35 +1,19 @@
 //! The worker: asks `reconcile`, does what it says, asks again. Longer acts run beside it, so that a fence never waits.
 
-use super::{execute, scene::Scene, shared::Shared};
+use super::{
+    execute,
+    scene::Scene,
+    shared::{Inner, Shared},
+};
 use crate::clock;
 use pgvigil_core::{
-    brake::{self, Pace},
-    reconcile::{self, Action},
-    time::Time,
+    brake,
+    reconcile::Action,
     trace::{Acted, Line},
+    worker::{self, AT_ONCE_MS, Do},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
-
-/// The longest the worker sleeps.
-const TICK_MS: u64 = 100;
-/// The same beside a standby: nothing there ends by itself, and everything that changes wakes the worker.
-const STANDBY_TICK_MS: u64 = 500;
-/// An act that took a while is not done again sooner than this after it began.
-const RETRY_MS: u64 = 300;
-
-/// How an act that fails is tried again. What writes stand still for is never held back for long; what costs other
-/// members something (a clone, a rewind) is.
-const fn pace(action: &Action) -> Pace {
-    let longest_ms = match action {
-        Action::Clone { .. } | Action::Rewind { .. } => 30_000,
-        Action::StartPrimary { .. } | Action::StartStandby { .. } | Action::Restart { .. } | Action::Initdb { .. } => {
-            10_000
-        }
-        _ => 1_000,
-    };
-    Pace { first_ms: RETRY_MS, quick: 3, longest_ms }
-}
 
 /// Starts the worker.
 pub fn start(shared: Arc<Shared>) {
@@ -38,12 +22,10 @@ pub fn start(shared: Arc<Shared>) {
 
 async fn run(shared: Arc<Shared>) {
     let mut act: Option<(AbortHandle, JoinHandle<()>)> = None;
-    let mut recent: Option<(Action, Time)> = None;
     let mut aside: Option<JoinHandle<()>> = None;
-    let mut aside_after = Time(0);
     let mut wake_at = clock::now();
     loop {
-        let tick = if shared.runs_as_primary() { TICK_MS } else { STANDBY_TICK_MS };
+        let tick = worker::tick_ms(&shared.lock().local);
         let (planned, at) = clock::wake_up(wake_at, tick);
         let sleep = tokio::time::sleep_until(at);
         let by_timer = tokio::select! {
@@ -61,12 +43,8 @@ async fn run(shared: Arc<Shared>) {
         let Some(agreed) = shared.agreed() else { continue };
         let (plan, local) = {
             let mut inner = shared.lock();
-            inner.local.busy = busy;
-            if let Some(since) = inner.canary_waiting_since {
-                inner.local.canary_waiting_ms = now.since(since);
-            }
-            inner.brake.forget(now);
-            let plan = reconcile::reconcile(&agreed, &inner.local, now);
+            let Inner { local, worker, canary_waiting_since, .. } = &mut *inner;
+            let plan = worker.plan(&agreed, local, busy, *canary_waiting_since, now);
             let wish_changed = inner.needs_new_incarnation != plan.needs_new_incarnation;
             inner.needs_new_incarnation.clone_from(&plan.needs_new_incarnation);
             if wish_changed {
@@ -95,40 +73,37 @@ async fn run(shared: Arc<Shared>) {
                 }))
             });
         };
-        if let Action::Prove { .. } | Action::Checkpoint { .. } = &action {
-            // A proof waits for standbys, a checkpoint for the disk: nothing else, least of all the door, waits for them.
-            if aside.as_ref().is_none_or(JoinHandle::is_finished) && now >= aside_after {
-                aside_after = now.plus(RETRY_MS / 6);
+        let aside_runs = aside.as_ref().is_some_and(|aside| !aside.is_finished());
+        let (turn, again_at) = {
+            let mut inner = shared.lock();
+            let (turn, again_at) = inner.worker.next(&action, aside_runs, now);
+            inner.local.busy |= matches!(turn, Do::Act { .. });
+            (turn, again_at)
+        };
+        if let Some(at) = again_at {
+            wake_at = wake_at.min(at);
+        }
+        let (again, scene) = match turn {
+            Do::Nothing => continue,
+            Do::Aside => {
                 acted();
                 aside = Some(tokio::spawn(act_aside(Arc::clone(&shared), action)));
+                continue;
             }
-            continue;
-        }
-        if let Action::Fence { polite_ms, why, .. } = &action {
-            acted();
-            tracing::info!(member = %shared.me(), ?action, "doing");
-            if let Some((running, _)) = act.take() {
-                running.abort();
+            Do::Fence => {
+                acted();
+                tracing::info!(member = %shared.me(), ?action, "doing");
+                if let Some((running, _)) = act.take() {
+                    running.abort();
+                }
+                if let Action::Fence { polite_ms, why, .. } = &action {
+                    execute::fence::now(&shared, *polite_ms, why).await;
+                }
+                wake_at = clock::now();
+                continue;
             }
-            execute::fence::now(&shared, *polite_ms, why).await;
-            wake_at = clock::now();
-            continue;
-        }
-        if let Some((_, until)) = recent.as_ref().filter(|(what, until)| *what == action && now < *until) {
-            wake_at = wake_at.min(*until);
-            continue;
-        }
-        let (may, again, began) = {
-            let mut inner = shared.lock();
-            let may = inner.brake.may_try(&action, now);
-            let again = inner.brake.failing().any(|held| held.what == action);
-            inner.local.busy = may.is_ok();
-            (may, again, inner.brake.scene())
+            Do::Act { again, scene } => (again, scene),
         };
-        if let Err(next_at) = may {
-            wake_at = wake_at.min(next_at);
-            continue;
-        }
         acted();
         if again {
             tracing::debug!(member = %shared.me(), ?action, "doing again");
@@ -136,20 +111,20 @@ async fn run(shared: Arc<Shared>) {
             tracing::info!(member = %shared.me(), ?action, "doing");
         }
         let doing = Arc::clone(&shared);
-        let (what, to_do) = (action.clone(), action.clone());
+        let (what, to_do) = (action.clone(), action);
         let mut task = tokio::spawn(async move {
             let done = execute::act(&doing, to_do.clone()).await;
-            note(&doing, &to_do, began, done);
+            note(&doing, &to_do, scene, done);
             doing.lock().activity = None;
             doing.look.notify_one();
             doing.work.notify_one();
             doing.report.notify_one();
         });
-        // Most acts take milliseconds: wait for those, so that the next one follows at once.
-        match tokio::time::timeout(Duration::from_millis(1), &mut task).await {
+        let ended = tokio::time::timeout(Duration::from_millis(AT_ONCE_MS), &mut task).await;
+        shared.lock().worker.begun(&what, ended.is_ok(), clock::now());
+        match ended {
             Ok(ended) => {
                 bug(&shared, &what, ended);
-                recent = None;
                 wake_at = clock::now();
             }
             Err(_) => {
@@ -160,7 +135,6 @@ async fn run(shared: Arc<Shared>) {
                     waker.work.notify_one();
                 });
                 act = Some((running, ended));
-                recent = Some((action, clock::now().plus(RETRY_MS)));
             }
         }
     }
@@ -189,13 +163,12 @@ fn bug(shared: &Shared, action: &Action, ended: Result<(), JoinError>) {
 }
 
 /// Remembers how an act ended. People hear of each reason once, however often it is tried.
-fn note(shared: &Shared, action: &Action, began: Option<Scene>, done: anyhow::Result<()>) {
+fn note(shared: &Shared, action: &Action, scene: Option<Scene>, done: anyhow::Result<()>) {
     let (me, name, now) = (shared.me(), execute::name(action), clock::now());
     let mut inner = shared.lock();
     match done {
         Ok(()) => {
-            let lasts = matches!(action, Action::StartPrimary { .. } | Action::StartStandby { .. });
-            let tries = inner.brake.done(action, pace(action), lasts, now);
+            let tries = inner.worker.done(action, now);
             drop(inner);
             if tries > 0 {
                 tracing::info!(member = %me, "{name}: done, after {tries} failures");
@@ -203,7 +176,7 @@ fn note(shared: &Shared, action: &Action, began: Option<Scene>, done: anyhow::Re
         }
         Err(error) => {
             let why = format!("{error:#}");
-            let new = inner.brake.failed(action, pace(action), &why, began, now);
+            let new = inner.worker.failed(action, &why, scene, now);
             drop(inner);
             if new {
                 tracing::warn!(member = %me, "{name}: {why}");

@@ -17,6 +17,7 @@ use pgvigil_core::{
     report::{DiscardedWal, Probe},
     rpo::{Canaries, Ledger},
     time::Time,
+    worker::{Orders, Worker},
     written::Written,
 };
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
@@ -79,6 +80,10 @@ pub struct Inner {
     pub leader: Leader,
     /// Canaries that give a right once a look has shown the rule in force.
     pub canaries: Canaries,
+    /// Which act may begin now.
+    pub worker: Worker<Orders>,
+    /// When it was last looked whether operators have asked for something else.
+    pub looked_at: Time,
     /// What makes the right longer, not yet told to the guard.
     pub renewals: VecDeque<Renewal>,
 }
@@ -200,6 +205,8 @@ impl Agent {
             unproven: Ledger::recovered(disk.unproven.clone(), 0, w.now(host)),
             leader: Leader::default(),
             canaries: Canaries::default(),
+            worker: Worker::default(),
+            looked_at: Time(0),
             renewals: VecDeque::new(),
         };
         Self {

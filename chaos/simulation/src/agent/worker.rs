@@ -1,32 +1,36 @@
-//! The worker: asks the shipped `reconcile`, does what it says, asks again. After `agent/worker.rs` of the program.
+//! The worker: asks the shipped policy ([`pgvigil_core::worker`]) and `reconcile`, does what they say, asks again.
 
-use super::{act, shared::Ctx};
-use crate::{exec::TaskId, planted::Planted, world::World};
+use super::{
+    act,
+    shared::{Ctx, Failed, Inner},
+};
+use crate::{
+    exec::{Done, TaskId},
+    planted::Planted,
+    world::World,
+};
 use pgvigil_core::{
     cluster::ClusterState,
-    local::{Local, LocalPostgres},
+    local::Local,
     lsn::Lsn,
     position::Position,
-    reconcile::{self, Action},
+    reconcile::Action,
     time::Time,
     trace::{Acted, Line},
+    worker::{AT_ONCE_MS, Do, Orders, tick_ms},
 };
-use std::{cell::RefCell, rc::Rc};
+use std::rc::Rc;
 
-const TICK_MS: u64 = 100;
-/// The same beside a standby.
-const STANDBY_TICK_MS: u64 = 500;
-const RETRY_MS: u64 = 300;
+/// Between two looks at what operators ask for, while something is held back.
+const LOOK_MS: u64 = 500;
 
 /// The task.
 pub async fn run(c: Ctx) {
     let mut running: Option<TaskId> = None;
-    let failed: Rc<RefCell<Option<(Action, Time)>>> = Rc::default();
     let mut aside: Option<TaskId> = None;
-    let mut aside_after = Time(0);
     let mut wake_at = c.now();
     loop {
-        let tick = if runs_as_primary(&c) { TICK_MS } else { STANDBY_TICK_MS };
+        let tick = tick_ms(&c.a.inner.borrow().local);
         let planned = wake_at.min(c.now().plus(tick));
         let by_timer = c.w.until_or_told(c.h, planned, &c.a.work).await;
         let now = c.now();
@@ -34,18 +38,16 @@ pub async fn run(c: Ctx) {
             let mut inner = c.a.inner.borrow_mut();
             inner.starved_ms = inner.starved_ms.max(now.since(planned));
         }
-        wake_at = now.plus(tick);
+        wake_at = NEVER;
         let Some(agreed) = c.agreed() else { continue };
+        let busy = running.is_some_and(|task| c.w.exec.is_alive(task));
         let plan = {
             let mut inner = c.a.inner.borrow_mut();
-            inner.local.busy = running.is_some_and(|task| c.w.exec.is_alive(task));
-            if let Some(since) = inner.canary_waiting_since {
-                inner.local.canary_waiting_ms = now.since(since);
-            }
+            let Inner { local, worker, canary_waiting_since, .. } = &mut *inner;
             if c.w.planted == Some(Planted::FollowUnverified) {
-                believe_wal(&agreed, &mut inner.local);
+                believe_wal(&agreed, local);
             }
-            let plan = reconcile::reconcile(&agreed, &inner.local, now);
+            let plan = worker.plan(&agreed, local, busy, *canary_waiting_since, now);
             let wish_changed = inner.needs_new_incarnation != plan.needs_new_incarnation;
             inner.needs_new_incarnation.clone_from(&plan.needs_new_incarnation);
             drop(inner);
@@ -61,24 +63,23 @@ pub async fn run(c: Ctx) {
             wake_at = wake_at.min(at);
         }
         let Some(action) = plan.action else { continue };
-        let acted = |action: &Action| {
-            c.w.record(|| {
-                Line::Acted(Box::new(Acted {
-                    cluster: agreed.id.clone(),
-                    member: c.w.member(c.h).clone(),
-                    revision: agreed.revision,
-                    local: c.a.inner.borrow().local.clone(),
-                    now,
-                    action: action.clone(),
-                }))
-            });
+        let aside_runs = aside.is_some_and(|task| c.w.exec.is_alive(task));
+        let (turn, again_at) = {
+            let mut inner = c.a.inner.borrow_mut();
+            look(&c, &mut inner, &agreed, now);
+            inner.worker.next(&action, aside_runs, now)
         };
-        if let Action::Prove { .. } | Action::Checkpoint { .. } = &action {
-            // They wait for standbys and for the disk: nothing else waits for them.
-            if aside.is_none_or(|task| !c.w.exec.is_alive(task)) && now >= aside_after {
-                aside_after = now.plus(RETRY_MS / 6);
-                acted(&action);
-                c.w.cover.hit("action", act::name(&action));
+        if let Some(at) = again_at {
+            c.w.cover.hit("worker", "held-back");
+            wake_at = wake_at.min(at);
+        }
+        if turn == Do::Nothing {
+            continue;
+        }
+        acted(&c, &agreed, &action, now);
+        match turn {
+            Do::Nothing => {}
+            Do::Aside => {
                 let doing = c.clone();
                 aside = Some(c.w.exec.spawn(World::agent_process(c.h), async move {
                     if let Err(why) = act::act(&doing, action).await {
@@ -88,47 +89,73 @@ pub async fn run(c: Ctx) {
                     doing.wake_report();
                 }));
             }
-            continue;
-        }
-        if failed.borrow().as_ref().is_some_and(|(what, until)| *what == action && now < *until) {
-            continue;
-        }
-        acted(&action);
-        c.w.cover.hit("action", act::name(&action));
-        c.w.log_host(c.h, || format!("does {action:?}"));
-        if let Action::Fence { polite_ms, why, .. } = &action {
-            if let Some(task) = running.take() {
-                c.w.exec.abort(task);
+            Do::Fence => {
+                if let Some(task) = running.take() {
+                    c.w.exec.abort(task);
+                }
+                if let Action::Fence { polite_ms, why, .. } = &action {
+                    act::fence::now(&c, *polite_ms, why).await;
+                }
+                wake_at = c.now();
             }
-            act::fence::now(&c, *polite_ms, why).await;
-            wake_at = c.now();
-            continue;
-        }
-        c.a.inner.borrow_mut().local.busy = true;
-        *failed.borrow_mut() = Some((action.clone(), now.plus(RETRY_MS)));
-        let doing = c.clone();
-        let outcome = Rc::clone(&failed);
-        running = Some(c.w.exec.spawn(World::agent_process(c.h), async move {
-            let done = act::act(&doing, action.clone()).await;
-            match &done {
-                Err(why) => doing.w.log_host(doing.h, || format!("{} failed: {why}", act::name(&action))),
-                Ok(()) => doing.w.log_host(doing.h, || format!("{} done", act::name(&action))),
+            Do::Act { scene, .. } => {
+                c.a.inner.borrow_mut().local.busy = true;
+                let (doing, what, ended) = (c.clone(), action.clone(), Rc::new(Done::default()));
+                let end = Rc::clone(&ended);
+                running = Some(c.w.exec.spawn(World::agent_process(c.h), async move {
+                    let done = act::act(&doing, action.clone()).await;
+                    note(&doing, &action, scene, done);
+                    doing.wake_look();
+                    doing.wake_work();
+                    doing.wake_report();
+                    end.end(&doing.w.exec);
+                }));
+                let at_once = c.w.within(c.h, AT_ONCE_MS, c.w.ended(&ended)).await.is_some();
+                c.a.inner.borrow_mut().worker.begun(&what, at_once, c.now());
+                if at_once {
+                    wake_at = c.now();
+                }
             }
-            *outcome.borrow_mut() = done.is_err().then(|| (action, doing.now().plus(RETRY_MS)));
-            // What ends here is over before the worker looks again.
-            doing.a.inner.borrow_mut().local.busy = false;
-            doing.wake_look();
-            doing.wake_work();
-            doing.wake_report();
-        }));
+        }
     }
 }
 
-fn runs_as_primary(c: &Ctx) -> bool {
-    match &c.a.inner.borrow().local.postgres {
-        LocalPostgres::Running(running) => !running.in_recovery,
-        LocalPostgres::Starting => true,
-        _ => false,
+const NEVER: Time = Time(u64::MAX);
+
+fn acted(c: &Ctx, agreed: &ClusterState, action: &Action, now: Time) {
+    c.w.cover.hit("action", act::name(action));
+    c.w.log_host(c.h, || format!("does {action:?}"));
+    c.w.record(|| {
+        Line::Acted(Box::new(Acted {
+            cluster: agreed.id.clone(),
+            member: c.w.member(c.h).clone(),
+            revision: agreed.revision,
+            local: c.a.inner.borrow().local.clone(),
+            now,
+            action: action.clone(),
+        }))
+    });
+}
+
+/// Remembers how an act ended.
+fn note(c: &Ctx, action: &Action, scene: Option<Orders>, done: Result<(), Failed>) {
+    let mut inner = c.a.inner.borrow_mut();
+    match &done {
+        Ok(()) => drop(inner.worker.done(action, c.now())),
+        Err(why) => drop(inner.worker.failed(action, why, scene, c.now())),
+    }
+    drop(inner);
+    c.w.log_host(c.h, || match done {
+        Ok(()) => format!("{} done", act::name(action)),
+        Err(why) => format!("{} failed: {why}", act::name(action)),
+    });
+}
+
+/// What the program looks at in a task of its own: here only what operators ask for, and no files.
+fn look(c: &Ctx, inner: &mut Inner, agreed: &ClusterState, now: Time) {
+    if inner.worker.brake.is_holding() && now.since(inner.looked_at) >= LOOK_MS {
+        inner.looked_at = now;
+        inner.worker.brake.look(Orders::of(agreed, c.w.member(c.h)), now);
     }
 }
 
