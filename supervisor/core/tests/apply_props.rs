@@ -62,7 +62,10 @@ fn evidence_stays(before: &ClusterState, after: &ClusterState) {
             "taken back: {incident:?}"
         );
         let Some(successor) = after.reigns.iter().find(|reign| reign.epoch == incident.epoch) else { continue };
-        let Some(last) = after.reigns.iter().rev().find(|reign| reign.epoch < incident.epoch) else { continue };
+        // Whoever was promoted and never opened has acknowledged nothing.
+        let earlier = || after.reigns.iter().rev().filter(|reign| reign.epoch < incident.epoch);
+        let served = earlier().find(|reign| reign.open || reign.start != Start::Promote);
+        let Some(last) = served.or_else(|| earlier().next()) else { continue };
         let own = successor.seals.iter().any(|seal| seal.key == last.primary);
         let evidence = last.unproven.iter().any(|s| !own || s.cause == Cause::CommitLowered);
         assert!(incident.possible_data_loss || !evidence, "{incident:?} in spite of {:?}", last.unproven);
