@@ -111,7 +111,7 @@ fn postgres(model: &Durability, world: &World, agreed: &ClusterState, member: Me
                 marker: Lsn(u64::from(proof.marker)),
                 flushed: crate::next::keys(&proof.flushed),
             }),
-            canary: CanaryReport { ok_age_ms: Some(0), waiting_ms: 0, took_us: 1 },
+            canary: CanaryReport { ok_age_ms: Some(0), confirmed_age_ms: Some(0), waiting_ms: 0, took_us: 1 },
             standbys: senders(model, world, agreed, server),
             weakened: Vec::new(),
             shown_ago_ms: None,

@@ -290,6 +290,10 @@ pub struct PrimaryReport {
 pub struct CanaryReport {
     /// How long ago the last successful one began; `None` before the first.
     pub ok_age_ms: Option<u64>,
+    /// How long ago the last one began that k standbys of the rule are seen to have; `None` before the first. What was committed
+    /// before it is on them too.
+    #[serde(default)]
+    pub confirmed_age_ms: Option<u64>,
     /// How long the present one has been waiting; 0 if none is under way.
     pub waiting_ms: u64,
     /// How long the last successful one took, in microseconds.

@@ -166,6 +166,8 @@ pub struct Inner {
     pub written: Written,
     /// The newest successful canary began then.
     pub canary_ok_at: Option<Time>,
+    /// The newest one began then that k standbys are seen to have.
+    pub canary_confirmed_at: Option<Time>,
     /// The canary under way began then.
     pub canary_waiting_since: Option<Time>,
     /// When it was last seen to wait for a lock.
@@ -394,6 +396,7 @@ impl Shared {
             own_end_at: None,
             written: Written::default(),
             canary_ok_at: None,
+            canary_confirmed_at: None,
             canary_waiting_since: None,
             canary_locked_at: None,
             canary_took_us: 0,

@@ -75,7 +75,7 @@ fn primary() -> PrimaryReport {
         checkpoint_age_ms: None,
         setting_in_force: Some(RuleVersion(1)),
         proof: None,
-        canary: CanaryReport { ok_age_ms: Some(100), waiting_ms: 0, took_us: 900 },
+        canary: CanaryReport { ok_age_ms: Some(100), confirmed_age_ms: Some(300), waiting_ms: 0, took_us: 900 },
         standbys: Vec::new(),
         weakened: Vec::new(),
         shown_ago_ms: Some(0),

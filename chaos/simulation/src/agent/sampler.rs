@@ -217,7 +217,12 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
     });
     let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
     let taken = reign.is_some_and(|reign| rpo::name_taken(&reign.unproven));
-    let canary = c.a.inner.borrow_mut().canaries.looked(shows && !taken, confirmed, began);
+    let canary = {
+        let mut inner = c.a.inner.borrow_mut();
+        let canary = inner.canaries.looked(shows && !taken, confirmed, began);
+        inner.canary_confirmed_at = canary.map(|(_, at)| at).or(inner.canary_confirmed_at);
+        canary
+    };
     if let Some((epoch, at)) = canary {
         c.renew(Renewal::Canary { epoch, began_at: at });
     }

@@ -44,6 +44,8 @@ pub struct Inner {
     pub records: Vec<Lsn>,
     /// The newest successful canary began then.
     pub canary_ok_at: Option<Time>,
+    /// The newest one began then that k standbys are seen to have.
+    pub canary_confirmed_at: Option<Time>,
     /// The canary under way began then.
     pub canary_waiting_since: Option<Time>,
     /// The newest complete proof.
@@ -188,6 +190,7 @@ impl Agent {
             records: Vec::new(),
             written: Written::default(),
             canary_ok_at: None,
+            canary_confirmed_at: None,
             canary_waiting_since: None,
             proof: None,
             probe: None,

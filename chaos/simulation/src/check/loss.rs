@@ -28,6 +28,19 @@ impl Check {
         self.weakened.entry(epoch).or_insert(w.exec.now());
     }
 
+    /// The server of epoch `before` goes on in `epoch`: what was done to it goes on too.
+    pub fn goes_on(&mut self, before: u64, epoch: u64) {
+        if let Some(at) = self.weakened.get(&before).copied() {
+            self.weakened.entry(epoch).or_insert(at);
+        }
+    }
+
+    /// A leader says "RPO 0 holds" of the reign of `epoch`, having seen the rule in force at `shown` of the true time.
+    pub fn said_to_hold(&mut self, epoch: u64, shown: Micros) {
+        let newest = self.held.entry(epoch).or_insert(shown);
+        *newest = (*newest).max(shown);
+    }
+
     /// Commits up to `point`, acknowledged in `epoch`, are missing from `start`, where `later` began. `true`: the first of
     /// them was acknowledged after the rule had been taken out of force by hand, so the incident has to say so.
     pub(super) fn lost_by_hand(&mut self, w: &World, point: Point, epoch: u64, start: Point, later: u64) -> bool {
@@ -40,6 +53,15 @@ impl Check {
         if let (true, Some(at)) = (by_hand, first) {
             w.cover.hit("loss", "by-hand");
             self.losses.push(Loss { epoch, later, at });
+            // Clocks run up to 1 % fast or slow, and what is shown is seconds old at the most.
+            if let Some(held) = self.held.get(&epoch).filter(|held| at + 100_000 < **held) {
+                let detail = format!(
+                    "\"RPO 0 holds\" was said of epoch {epoch} as of {} us; what was acknowledged at {at} us is not in epoch \
+                     {later}",
+                    *held
+                );
+                self.fail("RPO", w.exec.now(), detail);
+            }
         }
         by_hand
     }

@@ -44,6 +44,8 @@ pub struct Check {
     learned: BTreeMap<usize, (u64, Revision)>,
     /// When the rule was first taken out of force by hand, in true microseconds, by the epoch of its primary.
     weakened: BTreeMap<u64, Micros>,
+    /// As of when "RPO 0 holds" was said of each reign last.
+    held: BTreeMap<u64, Micros>,
     /// Every acknowledgement, kept where people's hands are in the plan: point, epoch, when.
     acknowledgements: Vec<(Point, u64, Micros)>,
     /// Commits that were lost because of that.

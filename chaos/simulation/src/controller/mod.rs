@@ -21,6 +21,7 @@ use pgvigil_core::{
     inbox::Inbox,
     observation::Observations,
     reign::FenceDebt,
+    rpo,
     time::{Time, WallTime},
     trace::Line,
 };
@@ -183,6 +184,11 @@ impl Node for Voter {
         };
         for finding in &decision.findings {
             self.w.cover.hit("finding", &finding.code);
+        }
+        let shown = seen.rule_shown.filter(|(epoch, _)| agreed.reign().is_some_and(|reign| reign.epoch == *epoch));
+        if let Some((epoch, at)) = shown.filter(|_| rpo::doubts_now(agreed, seen, now, true).is_empty()) {
+            let at = self.w.exec.now().saturating_sub(now.since(at) * 1_000);
+            self.w.check.borrow_mut().said_to_hold(epoch.0, at);
         }
         decision
     }

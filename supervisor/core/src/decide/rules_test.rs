@@ -85,7 +85,7 @@ fn a_canary_that_hangs_for_missing_standbys_narrows_the_rule() {
     let mut world = World::serving(4, 2);
     world.hear_well(&[1, 2, 3]);
     world.wait(3_000);
-    let hung = CanaryReport { ok_age_ms: Some(3_000), waiting_ms: 2_900, took_us: 500 };
+    let hung = CanaryReport { ok_age_ms: Some(3_000), confirmed_age_ms: Some(3_000), waiting_ms: 2_900, took_us: 500 };
     world.hear(world.primary_report_with(&[1, 2], |primary| primary.canary = hung));
     assert_eq!(changes(&mut world), (members(&["m1", "m2"]), 2));
 }

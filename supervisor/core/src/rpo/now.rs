@@ -1,7 +1,7 @@
 //! Whether the loss of the primary at this moment could lose an acknowledged commit: "RPO 0 holds", or why that is not
 //! known.
 
-use super::Unproven;
+use super::{Unproven, verdict::carried};
 use crate::{
     cluster::ClusterState,
     observation::{Observations, Seen},
@@ -29,7 +29,7 @@ pub fn doubts_now(state: &ClusterState, seen: &Observations, now: Time, from_lea
         why.push("this node is not the leader and has not seen the primary's settings".to_owned());
         return why;
     }
-    why.extend(stretches(reign, seen, now));
+    why.extend(stretches(state, reign, seen, now));
     if state.election.is_some() {
         return why;
     }
@@ -60,19 +60,23 @@ fn running<'a>(reign: &Reign, seen: &'a Observations) -> Option<(&'a Seen, &'a P
     }
 }
 
-/// What goes on, and what is over but may not be on k standbys yet: until a canary that began after it was acknowledged.
-fn stretches(reign: &Reign, seen: &Observations, now: Time) -> Vec<String> {
+/// What goes on, and what is over but may not be on k standbys yet: until they are seen to have a canary that began after it. An
+/// acknowledgement alone shows nothing where backends do not wait yet (history A8). With the reigns before that this primary
+/// carried on by itself.
+fn stretches(state: &ClusterState, reign: &Reign, seen: &Observations, now: Time) -> Vec<String> {
     let member = &reign.primary.member;
     let canary_at = running(reign, seen).and_then(|(at, primary)| {
-        primary.canary.ok_age_ms.map(|ago_ms| seen.wall.0.saturating_sub(now.since(at.at) + ago_ms))
+        primary.canary.confirmed_age_ms.map(|ago_ms| seen.wall.0.saturating_sub(now.since(at.at) + ago_ms))
     });
     let uncovered = |stretch: &&Unproven| match stretch.until {
         None => true,
         Some(until) => canary_at.is_none_or(|canary| canary <= until.0),
     };
-    let mut why: Vec<String> = reign
-        .unproven
+    let reigns: Vec<&Reign> = state.reigns.iter().collect();
+    let carried = carried(&reigns, reign);
+    let mut why: Vec<String> = carried
         .iter()
+        .flat_map(|reign| reign.unproven.iter())
         .filter(uncovered)
         .map(|stretch| match stretch.until {
             None => format!("{member}: {}", stretch.detail),
@@ -83,9 +87,10 @@ fn stretches(reign: &Reign, seen: &Observations, now: Time) -> Vec<String> {
         })
         .collect();
     let reports = seen.reports.get(member).into_iter().flat_map(|at| at.report.unproven.iter());
-    for report in reports.filter(|report| report.epoch == reign.epoch && !super::is_agreed(&reign.unproven, report)) {
+    for report in reports {
+        let of = carried.iter().find(|reign| reign.epoch == report.epoch);
         let text = format!("{member}: {}", report.detail);
-        if !why.contains(&text) {
+        if of.is_some_and(|reign| !super::is_agreed(&reign.unproven, report)) && !why.contains(&text) {
             why.push(text);
         }
     }

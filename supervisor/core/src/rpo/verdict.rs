@@ -85,7 +85,7 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
 
 /// The reigns whose commits `last`'s primary alone may have: its own, and as long as k standbys were not seen to have everything
 /// those before in which it was primary too.
-fn carried<'a>(before: &[&'a Reign], last: &'a Reign) -> Vec<&'a Reign> {
+pub(super) fn carried<'a>(before: &[&'a Reign], last: &'a Reign) -> Vec<&'a Reign> {
     let mut carried = Vec::new();
     for reign in before.iter().rev().copied().skip_while(|reign| reign.epoch != last.epoch) {
         if reign.primary == last.primary {

@@ -62,7 +62,8 @@ pub async fn configure(
         return Err("PostgreSQL does not run".to_owned());
     }
     // To the checkers, a server that a boot started is of this reign from now on.
-    c.w.hosts[c.h].pg.borrow_mut().epoch = epoch.0;
+    let before = std::mem::replace(&mut c.w.hosts[c.h].pg.borrow_mut().epoch, epoch.0);
+    c.w.check.borrow_mut().goes_on(before, epoch.0);
     c.w.reload(c.h);
     let deadline = c.now().plus(RELOAD_MS);
     loop {
@@ -247,7 +248,8 @@ pub async fn checkpoint(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
 pub async fn carry_on(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     obey(c, epoch).await?;
     let at = insert_position(c).await?;
-    c.w.hosts[c.h].pg.borrow_mut().epoch = epoch.0;
+    let before = std::mem::replace(&mut c.w.hosts[c.h].pg.borrow_mut().epoch, epoch.0);
+    c.w.check.borrow_mut().goes_on(before, epoch.0);
     c.promise(|promise| {
         promise.reigned = epoch;
         promise.promotion = Some(Promotion { fork: at, end: at, marked: false });
