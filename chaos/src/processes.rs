@@ -96,17 +96,20 @@ pub fn kill_host(dir: &Path) -> Result<(), SignalError> {
 pub fn stop_host(dir: &Path) -> Result<(), SignalError> {
     let limit = Duration::from_secs(5);
     let began = Instant::now();
+    let mut told = BTreeSet::new();
     loop {
-        // `D` cannot be stopped just now, but does nothing a program decides; it stops when its call returns.
-        let running: Vec<i32> = of_host(dir).iter().filter(|p| !"TtD".contains(p.state)).map(|p| p.pid).collect();
-        if running.is_empty() {
+        let running: Vec<Process> = of_host(dir).into_iter().filter(|p| !"Tt".contains(p.state)).collect();
+        // `D` does nothing that a program decides, and stops when its call returns, once it was told to.
+        if running.iter().all(|p| p.state == 'D' && told.contains(&p.pid)) {
             return Ok(());
         }
         if began.elapsed() > limit {
-            return Err(SignalError::StillThere(limit, dir.display().to_string(), running));
+            let pids = running.iter().map(|p| p.pid).collect();
+            return Err(SignalError::StillThere(limit, dir.display().to_string(), pids));
         }
-        for pid in running {
-            send(pid, Signal::SIGSTOP)?;
+        for process in running {
+            send(process.pid, Signal::SIGSTOP)?;
+            told.insert(process.pid);
         }
     }
 }
@@ -205,7 +208,7 @@ mod tests {
         });
 
         stop_host(one.path()).expect("stops");
-        assert!(of_host(one.path()).iter().all(|p| p.state == 'T'));
+        eventually("all are stopped", || of_host(one.path()).iter().all(|p| p.state == 'T'));
         assert!(of_host(other.path()).iter().all(|p| p.state != 'T'));
         continue_host(one.path()).expect("continues");
         eventually("none is stopped", || of_host(one.path()).iter().all(|p| p.state != 'T'));
