@@ -539,10 +539,8 @@ pub fn postmaster(host: &Path) -> Option<i32> {
 /// Whether the node's own postmaster runs and has said in `postmaster.pid` that it serves: what a status that is a second
 /// old cannot tell of one that was killed just now.
 pub fn serves(node: &Node) -> bool {
-    let Ok(file) = std::fs::read_to_string(node.data_dir.join("postmaster.pid")) else { return false };
-    let lines: Vec<&str> = file.lines().map(str::trim).collect();
-    let Some(pid) = lines.first().and_then(|pid| pid.parse().ok()) else { return false };
-    lines.get(7) == Some(&"ready") && postmaster(&node.dir) == Some(pid)
+    processes::postmaster_status(&node.data_dir).as_deref() == Some("ready")
+        && postmaster(&node.dir).is_some_and(|pid| processes::postmaster_pid(&node.data_dir) == Some(pid))
 }
 
 impl Drop for Cluster {

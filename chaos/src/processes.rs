@@ -132,7 +132,17 @@ pub fn send(pid: i32, signal: Signal) -> Result<(), SignalError> {
 
 /// The postmaster's process id, from the first line of `postmaster.pid`; `None` if there is no such file.
 pub fn postmaster_pid(data_dir: &Path) -> Option<i32> {
-    std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+    postmaster_line(data_dir, 0)?.parse().ok()
+}
+
+/// What the postmaster says of itself in `postmaster.pid`: `starting`, `stopping`, `ready` or `standby`.
+pub fn postmaster_status(data_dir: &Path) -> Option<String> {
+    postmaster_line(data_dir, 7)
+}
+
+fn postmaster_line(data_dir: &Path, number: usize) -> Option<String> {
+    let file = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+    Some(file.lines().nth(number)?.trim().to_owned())
 }
 
 /// Whether a process is there and is not a zombie.

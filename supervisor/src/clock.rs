@@ -5,9 +5,6 @@ use pgvigil_core::time::{Time, WallTime};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
-/// Not before the program ends.
-pub const NEVER: Time = Time(u64::MAX);
-
 /// `CLOCK_BOOTTIME`: it also counts while the host is suspended. All decisions use it.
 #[must_use]
 pub fn now() -> Time {

@@ -12,7 +12,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     id::{ClusterId, Epoch, Incarnation, MemberKey, RuleVersion, TimelineId},
     lease::Right,
-    local::{InForce, Local, LocalPostgres, Marker, Promise, Running, SealedAt},
+    local::{InForce, Local, LocalPostgres, Marker, Promise, RuleDoubt, Running, SealedAt},
     lsn::Lsn,
     position::Position,
     reconcile::{Action, reconcile},
@@ -162,7 +162,7 @@ fn local(agreed: &ClusterState, branches: &[Branch], server: &Server, me: Member
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
-        rule_doubted: false,
+        rule_doubt: RuleDoubt::default(),
         unasked_since: None,
     };
     planted.before_reconcile(agreed, local)

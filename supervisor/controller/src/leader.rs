@@ -26,8 +26,6 @@ const HANDOVER_LOOK_MS: u64 = 1_000;
 const REMEMBER_MS: u64 = 1_000;
 /// A voter that lacks at most so many entries may be handed the leadership.
 const CAUGHT_UP: u64 = 2;
-/// Not before the program ends.
-const NEVER: Time = Time(u64::MAX);
 
 /// When something that is rare is next looked at.
 #[derive(Debug, Default)]
@@ -49,7 +47,7 @@ pub async fn run<N: Node>(node: &N) {
         starved.note(now.since(planned), now);
         if !lead(node).await {
             // Elected, but not confirmed by a quorum yet: asked again soon.
-            wake_at = if node.elected() { now.plus(TICK_MS) } else { NEVER };
+            wake_at = if node.elected() { now.plus(TICK_MS) } else { Time::NEVER };
             continue;
         }
         wake_at = decide_all(node, &starved, &mut rare).await;
@@ -96,7 +94,7 @@ async fn lead<N: Node>(node: &N) -> bool {
 
 /// One decision for each cluster; when to look again.
 async fn decide_all<N: Node>(node: &N, starved: &Starvation, rare: &mut Rare) -> Time {
-    let mut wake_at = NEVER;
+    let mut wake_at = Time::NEVER;
     let agreed = node.agreed();
     if let Some((id, command)) = node.to_create().filter(|(id, _)| !agreed.clusters.contains_key(id)) {
         create(node, id, command).await;

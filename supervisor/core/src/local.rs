@@ -1,6 +1,7 @@
 //! What an agent knows of its own member: its durable promise and what its PostgreSQL is at this moment.
 
 use crate::{
+    cluster::ClusterState,
     id::{ClusterId, Epoch, Incarnation, MemberId, MemberKey, RuleVersion, TimelineId},
     lease::Right,
     lineage::OwnEnd,
@@ -8,6 +9,7 @@ use crate::{
     position::Position,
     reign::Promotion,
     report::Adoptable,
+    rule::Rule,
     time::Time,
 };
 use serde::{Deserialize, Serialize};
@@ -179,17 +181,55 @@ pub struct Local {
     /// standbys need not have.
     #[serde(default)]
     pub rule_astray_since: Option<Time>,
-    /// The rule was out of force, or may have been, and is written again: that backends wait by it is known once a checkpoint
-    /// has begun after that. They go by a flag that the checkpointer sets after its own reload (history A8).
+    /// Whether backends may not wait by the rule although it is shown.
     #[serde(default)]
-    pub rule_doubted: bool,
+    pub rule_doubt: RuleDoubt,
     /// Since when no session can be had: what PostgreSQL is follows from its files and processes
     /// ([`crate::evidence`]), and what only a session tells is not known. `None` while sessions get in.
     #[serde(default)]
     pub unasked_since: Option<Time>,
 }
 
+/// The rule was out of force, or may have been: that backends wait by it again is known once a checkpoint has begun after it
+/// was shown again. They go by a flag that the checkpointer sets after its own reload (history A8). Keeps S1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleDoubt {
+    raised: u64,
+    settled: u64,
+}
+
+impl RuleDoubt {
+    /// The rule is, or was, out of force.
+    pub const fn raise(&mut self) {
+        self.raised += 1;
+    }
+
+    /// Whether a checkpoint is owed.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        self.settled < self.raised
+    }
+
+    /// A checkpoint has begun and ended, asked for when the doubt was `asked` and the rule was shown: what was raised since
+    /// stays open.
+    pub fn checkpoint_followed(&mut self, asked: Self) {
+        self.settled = self.settled.max(asked.raised);
+    }
+
+    /// The server has ended: the next one has the rule in force from its beginning.
+    pub const fn server_ended(&mut self) {
+        self.settled = self.raised;
+    }
+}
+
 impl Local {
+    /// The agreed rule that this primary has in force.
+    #[must_use]
+    pub fn rule_in_force<'a>(&self, agreed: &'a ClusterState) -> Option<&'a Rule> {
+        let in_force = self.in_force.as_ref().filter(|in_force| in_force.epoch == self.promise.reigned)?;
+        agreed.rules.iter().find(|rule| rule.epoch == in_force.epoch && Some(rule.version) == in_force.version)
+    }
+
     /// Whether PostgreSQL runs here as the primary of `epoch`: what made the right to serve longer under `epoch` counts
     /// only then. A renewal or a canary that was still under way when PostgreSQL was fenced comes too late: it must not
     /// give a right to a member that is a standby by now. Keeps S3.

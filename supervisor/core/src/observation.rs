@@ -181,14 +181,18 @@ impl Observations {
         }
     }
 
+    /// A moment that was not after the sending of `report`, which came in at `at`: on a slow network what it says was so no
+    /// later. `None`: it answers nothing that this leader said.
+    #[must_use]
+    pub fn sent_by(&self, report: &Report, at: Time) -> Option<Time> {
+        let (clock, ago_ms) = report.echo.filter(|(clock, _)| (clock.node, clock.since) == (self.me, self.since))?;
+        Some(at.min(clock.at.plus(ago_ms)))
+    }
+
     /// What the primary itself shows, and what others heard of it from the leader before this one. Counted from a moment
     /// that was not after the sending of the report: what was shown before it lay on its way was not shown later.
     fn note_shown(&mut self, agreed: &ClusterState, report: &Report, at: Time) {
-        let Some((clock, ago_ms)) = report.echo else { return };
-        if clock.node != self.me || clock.since != self.since {
-            return;
-        }
-        let at = at.min(clock.at.plus(ago_ms));
+        let Some(at) = self.sent_by(report, at) else { return };
         let own = match &report.postgres {
             PostgresReport::Primary(primary) => agreed
                 .reign()

@@ -5,11 +5,12 @@
 
 use crate::{
     Outcome, Proposal,
+    beats::Said,
     cluster::ClusterState,
     command::{Actor, Command},
     id::Revision,
     inbox::Inbox,
-    report::{LeaderClock, Report, ShownToLeader},
+    report::{Report, ShownToLeader},
     time::{Time, WallTime},
 };
 use std::sync::Arc;
@@ -76,16 +77,10 @@ pub fn registered(outcome: Outcome, agreed: Option<&ClusterState>, report: &Repo
 pub struct Reply {
     /// The agreed state is told.
     pub state: bool,
-    /// The lease is renewed as of the sending of this heartbeat.
-    pub renewed: Option<u64>,
     /// Why this agent is not listened to.
     pub refused: Option<String>,
-    /// When this leader has seen the rule in force last.
-    pub shown: Option<ShownToLeader>,
-    /// The primary's agent is late.
-    pub primary_late: Option<bool>,
-    /// The moment.
-    pub clock: Option<LeaderClock>,
+    /// All the rest.
+    pub said: Said,
 }
 
 /// How an agent's turn is confirmed.
@@ -141,20 +136,21 @@ impl Session {
     ) -> Result<Option<Reply>, NotListening> {
         let clock = Some(inbox.clock(now).ok_or(NotListening)?);
         let (report, told) = (&heard.report, self.told());
-        let mut reply = Reply { refused: heard.refused.clone(), clock, ..Reply::default() };
+        let mut said = Said { clock, ..Said::default() };
+        let mut state = false;
         if let Some(agreed) = self.speaks_of(by, agreed) {
-            reply.primary_late = Some(inbox.primary_late(agreed, now));
-            reply.renewed = (heard.refused.is_none() && inbox.renew(agreed, report, heard.at)).then_some(report.seq);
+            said.primary_late = Some(inbox.primary_late(agreed, now));
+            said.renewed = (heard.refused.is_none() && inbox.renew(agreed, report, heard.at)).then_some(report.seq);
             let shown = inbox.rule_shown(agreed, heard.at);
-            reply.shown = shown.map(|(epoch, ago_ms)| ShownToLeader { epoch, ago_ms, seq: report.seq });
+            said.shown = shown.map(|(epoch, ago_ms)| ShownToLeader { epoch, ago_ms, seq: report.seq });
             // It may have forgotten what it was told.
             let behind = news && report.revision < agreed.revision && report.revision < told;
-            reply.state = agreed.revision > told || behind;
-            if reply.state {
+            state = agreed.revision > told || behind;
+            if state {
                 self.told = Some(agreed.revision);
             }
         }
-        Ok((news || reply.state).then_some(reply))
+        Ok((news || state).then(|| Reply { state, refused: heard.refused.clone(), said }))
     }
 }
 

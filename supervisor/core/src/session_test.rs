@@ -44,7 +44,7 @@ fn a_renewal_names_the_heartbeat_and_counts_from_its_arrival() {
     assert_eq!(by, Confirmation::NextHeartbeats, "it knows everything, and nothing is under way");
     let later = world.now.plus(900);
     let reply = session.reply(&mut inbox, (true, &heard), (by, Some(agreed)), later).unwrap().unwrap();
-    assert_eq!((reply.renewed, reply.state), (Some(heard.report.seq), false));
+    assert_eq!((reply.said.renewed, reply.state), (Some(heard.report.seq), false));
     assert_eq!(inbox.of(agreed).unwrap().last_renewal[&agreed.reign().unwrap().epoch], heard.at);
 }
 
@@ -57,7 +57,7 @@ fn what_moved_meanwhile_is_not_told_in_a_quiet_turn() {
     let mut moved = world.cluster().clone();
     moved.revision = Revision(moved.revision.0 + 1);
     let reply = session.reply(&mut inbox, (true, &heard), (by, Some(&moved)), world.now).unwrap().unwrap();
-    assert_eq!((reply.renewed, reply.state, reply.shown), (None, false, None));
+    assert_eq!((reply.said.renewed, reply.state, reply.said.shown), (None, false, None));
     let by = session.turn(false, &heard, Some(&moved));
     assert_eq!(by, Confirmation::Round);
     let reply = session.reply(&mut inbox, (false, &heard), (by, Some(&moved)), world.now).unwrap().unwrap();
@@ -90,7 +90,7 @@ fn who_is_refused_gets_no_lease_and_hears_why() {
     let by = session.turn(true, &heard, agreed);
     assert_eq!(by, Confirmation::Round);
     let reply = session.reply(&mut inbox, (true, &heard), (by, agreed), world.now).unwrap().unwrap();
-    assert_eq!((reply.renewed, reply.refused), (None, heard.refused));
+    assert_eq!((reply.said.renewed, reply.refused), (None, heard.refused));
 }
 
 #[test]

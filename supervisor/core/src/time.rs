@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct Time(pub u64);
 
 impl Time {
+    /// Not before the program ends.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// This instant `ms` milliseconds later.
     #[must_use]
     pub const fn plus(self, ms: u64) -> Self {

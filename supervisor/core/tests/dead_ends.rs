@@ -8,7 +8,7 @@ use pgvigil_core::{
     decide,
     id::{ClusterId, Epoch, MemberId, MemberKey, NodeId, Revision, RuleVersion, TimelineId},
     lease::Right,
-    local::{InForce, Local, LocalPostgres, Marker, Promise, Running, SealedAt},
+    local::{InForce, Local, LocalPostgres, Marker, Promise, RuleDoubt, Running, SealedAt},
     lsn::Lsn,
     member::{MemberSpec, Tier},
     observation::Observations,
@@ -456,7 +456,7 @@ fn local(agreed: &Agreed, name: &str, in_recovery: bool) -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
-        rule_doubted: false,
+        rule_doubt: RuleDoubt::default(),
         unasked_since: None,
     }
 }

@@ -10,7 +10,7 @@ use pgvigil_core::{
     command::Command,
     id::{ClusterId, Epoch, MemberId, NodeId, TimelineId},
     lease::Right,
-    local::{Local, LocalPostgres, Marker, Promise},
+    local::{Local, LocalPostgres, Marker, Promise, RuleDoubt},
     lsn::Lsn,
     member::{MemberSpec, Tier},
     position::Position,
@@ -79,7 +79,7 @@ fn empty() -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
-        rule_doubted: false,
+        rule_doubt: RuleDoubt::default(),
         unasked_since: None,
     }
 }

@@ -10,7 +10,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     id::{ClusterId, Epoch, Incarnation, MemberKey, RuleVersion, TimelineId},
     lease::Right,
-    local::{InForce, Local, LocalPostgres, Marker, Promise, Running, SealedAt},
+    local::{InForce, Local, LocalPostgres, Marker, Promise, RuleDoubt, Running, SealedAt},
     lsn::Lsn,
     position::Position,
     reconcile::{Action, Plan, reconcile},
@@ -94,6 +94,10 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
     let sealed = (roll(3) > 0).then(|| SealedAt { epoch: election, position: Position::new(Epoch(1), lsn) });
     let wal_end = (roll(3) > 0).then(|| (Position::new(newest, lsn), timeline));
     let rights = [None, Some(NOW), Some(NOW.minus(900)), Some(NOW.minus(1_200)), Some(NOW.minus(5_000))];
+    let mut rule_doubt = RuleDoubt::default();
+    if lsn.0.is_multiple_of(17) {
+        rule_doubt.raise();
+    }
     Local {
         marker,
         promise: Promise {
@@ -120,7 +124,7 @@ fn local(agreed: &ClusterState, dice: &Situation) -> Local {
         checkpointed_at: None,
         restart_due: None,
         rule_astray_since: None,
-        rule_doubted: lsn.0.is_multiple_of(17),
+        rule_doubt,
         unasked_since: (lsn.0.is_multiple_of(7)).then_some(NOW.minus(3_000)),
         me,
     }

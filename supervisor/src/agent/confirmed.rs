@@ -1,15 +1,12 @@
 //! Up to where k standbys of the rule in force have WAL, as a look at the primary's walsenders shows it.
 
-use super::shared::Inner;
-use pgvigil_core::{cluster::ClusterState, lsn::Lsn};
-use pgvigil_postgres::{Sample, Walsender};
+use pgvigil_core::{cluster::ClusterState, local::Local, lsn::Lsn};
+use pgvigil_postgres::Walsender;
 
 /// See the module; `None` while no rule of this reign is in force, or fewer stream.
-pub(super) fn confirmed(agreed: &ClusterState, inner: &Inner, sample: &Sample) -> Option<Lsn> {
-    let in_force = inner.local.in_force.as_ref().filter(|in_force| in_force.epoch == inner.local.promise.reigned)?;
-    let mut rules = agreed.rules.iter();
-    let rule = rules.find(|rule| rule.epoch == in_force.epoch && Some(rule.version) == in_force.version)?;
-    rule.setting.confirmed(|key| flushed(&agreed.sync_name(key, rule.epoch), &sample.walsenders))
+pub(super) fn confirmed(agreed: &ClusterState, local: &Local, walsenders: &[Walsender]) -> Option<Lsn> {
+    let rule = local.rule_in_force(agreed)?;
+    rule.setting.confirmed(|key| flushed(&agreed.sync_name(key, rule.epoch), walsenders))
 }
 
 /// What has come in and was flushed under `name`: with two walsenders of one name, the one that has more may be a copy's.

@@ -179,10 +179,10 @@ pub(super) fn look(shared: &Shared, inner: &mut Inner, sample: &Sample, began: T
     inner.local.rule_astray_since = promise_astray.then_some(inner.local.rule_astray_since.unwrap_or(began));
     let shown = |name: &str| format!("{name} is {:?}", sample.watched.get(name).map_or("", String::as_str));
     if !sample.in_recovery && weak(&["synchronous_standby_names"]) {
-        inner.doubt_rule();
+        inner.local.rule_doubt.raise();
         evidence |= inner.unproven_begins(Cause::RuleNotInForce, &shown("synchronous_standby_names"));
     } else if unknown {
-        inner.doubt_rule();
+        inner.local.rule_doubt.raise();
     }
     if !sample.in_recovery && weak(&["fsync", "full_page_writes"]) {
         let both = ["fsync", "full_page_writes"].map(shown).join(", ");
@@ -205,12 +205,12 @@ fn unseen_reload(layout: &Layout, inner: &mut Inner, sample: &Sample) -> bool {
     let serves = !sample.in_recovery && inner.local.in_force.as_ref().is_some_and(|f| f.version.is_some());
     match before {
         Some((files, loaded)) if serves && files != now.0 && loaded != now.1 => {
-            inner.doubt_rule();
+            inner.local.rule_doubt.raise();
             let what = "postgresql.auto.conf or postgresql.conf was changed and loaded between two looks";
             inner.unproven_begins(Cause::ReloadByOthers, what)
         }
         // What was loaded may have taken the rule out of force.
-        _ => !inner.local.rule_doubted && inner.unproven.ends(Cause::ReloadByOthers, clock::now()),
+        _ => !inner.local.rule_doubt.is_open() && inner.unproven.ends(Cause::ReloadByOthers, clock::now()),
     }
 }
 
@@ -285,21 +285,9 @@ fn put_back(shared: &Shared) -> anyhow::Result<()> {
 pub(super) fn clear_overrides(shared: &Shared) -> anyhow::Result<()> {
     let gone = drift::remove(&shared.layout)?;
     if !gone.is_empty() {
-        // Our own change of the file is none that nobody saw. Whether theirs was loaded before, nobody saw.
-        let mut inner = shared.lock();
-        inner.drifted.files = None;
-        let mut weak = gone.iter().filter(|gone| unproven::weakens(&gone.name)).peekable();
-        let serves = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery);
-        if weak.peek().is_some() && serves && inner.local.in_force.as_ref().is_some_and(|f| f.door_open) {
-            let lines: Vec<String> = weak.map(|gone| format!("{} = '{}'", gone.name, gone.value)).collect();
-            let what = format!("{} stood in postgresql.auto.conf, and may have been loaded", lines.join(", "));
-            inner.doubt_rule();
-            let changed = inner.unproven_begins(Cause::ReloadByOthers, &what);
-            drop(inner);
-            if changed {
-                shared.evidence_changed();
-            }
-        }
+        // Our own change of the file is none that nobody saw.
+        shared.lock().drifted.files = None;
+        doubt_taken_out(shared, &gone);
     }
     for gone in gone {
         tracing::warn!(
@@ -314,6 +302,22 @@ pub(super) fn clear_overrides(shared: &Shared) -> anyhow::Result<()> {
         tracing::warn!(member = %shared.me(), "moved the line that includes ours to the end of postgresql.conf again");
     }
     Ok(())
+}
+
+/// Lines that were taken out may have been loaded before, and nobody saw that.
+fn doubt_taken_out(shared: &Shared, gone: &[Drift]) {
+    let weak = gone.iter().filter(|gone| unproven::weakens(&gone.name));
+    let lines: Vec<String> = weak.map(|gone| format!("{} = '{}'", gone.name, gone.value)).collect();
+    let mut inner = shared.lock();
+    let serves = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery)
+        && inner.local.in_force.as_ref().is_some_and(|f| f.door_open);
+    if lines.is_empty() || !serves {
+        return;
+    }
+    inner.local.rule_doubt.raise();
+    drop(inner);
+    let what = format!("{} stood in postgresql.auto.conf, and may have been loaded", lines.join(", "));
+    shared.unproven_begins(Cause::ReloadByOthers, what);
 }
 
 fn join(origins: &[Origin]) -> String {

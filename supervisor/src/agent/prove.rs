@@ -47,15 +47,12 @@ pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, versio
         bail!("synchronous_standby_names is {shown:?}, not {names:?}");
     }
     let link = Link::connect(&endpoint, "prove", "-c synchronous_commit=local", STATEMENT).await?;
-    let (doubted, doubts) = {
-        let inner = shared.lock();
-        (inner.local.rule_doubted, inner.rule_doubts)
-    };
-    if doubted || adopted_without_rule(shared) {
+    let doubt = shared.lock().local.rule_doubt;
+    if doubt.is_open() || adopted_without_rule(shared) {
         // Backends look at a flag that the checkpointer sets after its own reload; a checkpoint asked for after (a) is
         // begun only after that reload (history A8). A commit already past the flag is older than the marker.
         link.checkpoint(Duration::from_secs(600)).await.context("the checkpointer has not taken up the setting")?;
-        shared.lock().checkpoint_followed(doubts);
+        shared.lock().local.rule_doubt.checkpoint_followed(doubt);
     }
     let before: BTreeSet<i32> = link.proof_senders(STATEMENT).await?.into_iter().map(|sender| sender.pid).collect();
     let marker = marker(&endpoint, STATEMENT).await?;

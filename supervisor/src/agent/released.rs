@@ -19,7 +19,7 @@ pub(super) async fn look(shared: &Arc<Shared>, link: &Link) {
         let Some((sample, _)) = inner.sample.as_ref().filter(|(sample, _)| primary && !sample.in_recovery) else {
             return inner.releases.forget();
         };
-        let confirmed = agreed.as_deref().and_then(|agreed| confirmed(agreed, inner, sample));
+        let confirmed = agreed.as_deref().and_then(|agreed| confirmed(agreed, &inner.local, &sample.walsenders));
         inner.releases.look(confirmed.unwrap_or_default(), sample.commit_waiters.clone())
     };
     if released.is_empty() {

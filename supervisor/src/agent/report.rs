@@ -143,7 +143,7 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
         proof: inner.proof.clone(),
         canary: CanaryReport {
             ok_age_ms: inner.canary_ok_at.map(|at| now.since(at)),
-            confirmed_age_ms: inner.canary_confirmed_at.map(|at| now.since(at)),
+            confirmed_age_ms: inner.canaries.confirmed_at().map(|at| now.since(at)),
             waiting_ms: inner.canary_waiting_since.map_or(0, |at| now.since(at)),
             took_us: inner.canary_took_us,
         },

@@ -390,11 +390,10 @@ fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
     let evidence = in_force::look(shared, inner, &sample, began) | unproven::look(inner, &sample, began);
     inner.replies.note(&sample.walsenders, began);
     let agreed = shared.agreed();
-    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(agreed, inner, &sample));
+    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(agreed, &inner.local, &sample.walsenders));
     let taken =
         agreed.as_deref().and_then(|agreed| agreed.reign()).is_some_and(|reign| rpo::name_taken(&reign.unproven));
     let canary = inner.canaries.looked(unproven::shows_rule(inner, &sample) && !taken, confirmed, began);
-    inner.canary_confirmed_at = canary.map(|(_, began_at)| began_at).or(inner.canary_confirmed_at);
     inner.sample = Some((sample, began));
     drop(guard);
     if evidence {

@@ -22,7 +22,7 @@ use pgvigil_core::{
     id::{ClusterId, Epoch, MemberId, NodeId, TimelineId},
     keeper::{Guarded, Renewal},
     lease::Right,
-    local::{Directory, Local, LocalPostgres, Promise},
+    local::{Directory, Local, LocalPostgres, Promise, RuleDoubt},
     lsn::Lsn,
     member::MemberSpec,
     report::{DiscardedWal, Probe, Receiver},
@@ -166,8 +166,6 @@ pub struct Inner {
     pub written: Written,
     /// The newest successful canary began then.
     pub canary_ok_at: Option<Time>,
-    /// The newest one began then that k standbys are seen to have.
-    pub canary_confirmed_at: Option<Time>,
     /// The canary under way began then.
     pub canary_waiting_since: Option<Time>,
     /// When it was last seen to wait for a lock.
@@ -215,8 +213,6 @@ pub struct Inner {
     /// When a fence that is under way should be complete. After that this agent is silent: a disk that hangs lets no
     /// fence be written and no process die, and whoever renews its lease must not go on.
     pub fence_due: Option<Time>,
-    /// How often [`Local::rule_doubted`] was set: a checkpoint ends only the doubts before it.
-    pub rule_doubts: u64,
     /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
     pub unproven: Ledger,
     /// The value of `synchronous_standby_names` that an agent before this one wrote last.
@@ -249,20 +245,6 @@ impl Inner {
     pub fn forget_records(&mut self) {
         self.records.clear();
         self.written = Written::default();
-    }
-
-    /// The rule is, or was, out of force: whoever waits by it again is known after the next checkpoint.
-    pub fn doubt_rule(&mut self) {
-        self.local.rule_doubted = true;
-        self.rule_doubts += 1;
-    }
-
-    /// A checkpoint has begun and ended, asked for when there had been so many doubts and the rule was shown: backends wait by
-    /// what the checkpointer read before it (history A8).
-    pub fn checkpoint_followed(&mut self, doubts: u64) {
-        if self.rule_doubts == doubts {
-            self.local.rule_doubted = false;
-        }
     }
 }
 
@@ -378,7 +360,7 @@ impl Shared {
             busy: false,
             restart_due: None,
             rule_astray_since: None,
-            rule_doubted: false,
+            rule_doubt: RuleDoubt::default(),
             unasked_since: None,
         };
         let inner = Inner {
@@ -396,7 +378,6 @@ impl Shared {
             own_end_at: None,
             written: Written::default(),
             canary_ok_at: None,
-            canary_confirmed_at: None,
             canary_waiting_since: None,
             canary_locked_at: None,
             canary_took_us: 0,
@@ -420,7 +401,6 @@ impl Shared {
             was_member: false,
             stopping: false,
             fence_due: None,
-            rule_doubts: 0,
             unproven: UnprovenFile::new(&agent_dir).read(),
             rule_written: UnprovenFile::new(&agent_dir).rule(),
             leader: Leader::default(),
@@ -554,7 +534,7 @@ impl Shared {
         inner.local.standbys_enough_since = None;
         inner.local.in_force = None;
         inner.local.restart_due = None;
-        inner.local.rule_doubted = false;
+        inner.local.rule_doubt.server_ended();
         inner.local.rule_astray_since = None;
         inner.expected = None;
         inner.drifted = Drifted::default();

@@ -98,7 +98,7 @@ pub(super) fn weakens(setting: &str) -> bool {
 }
 
 /// Whether a look shows what this agent has put in force as the rule of this reign. That backends wait by it is another
-/// question; see [`Local::rule_doubted`](pgvigil_core::local::Local::rule_doubted).
+/// question; see [`RuleDoubt`](pgvigil_core::local::RuleDoubt).
 pub(super) fn shows_rule(inner: &Inner, sample: &Sample) -> bool {
     let reigned = inner.local.promise.reigned;
     !sample.in_recovery
@@ -119,10 +119,10 @@ pub(super) fn look(inner: &mut Inner, sample: &Sample, began: Time) -> bool {
             "synchronous_standby_names was {:?} when pgvigil came up: it was changed by hand while pgvigil did not run",
             sample.sync_names
         );
-        inner.doubt_rule();
+        inner.local.rule_doubt.raise();
         return inner.unproven_begins(Cause::RuleNotInForce, &text);
     }
-    let rule = shows_rule(inner, sample) && !inner.local.rule_doubted;
+    let rule = shows_rule(inner, sample) && !inner.local.rule_doubt.is_open();
     let lowered = report::weakened(sample).join("; ");
     let lowered = (!lowered.is_empty()).then_some(lowered.as_str());
     inner.unproven.looked(reigned, rule, lowered, began, clock::wall().0)

@@ -9,6 +9,7 @@ use crate::clock;
 use pgvigil_core::{
     brake,
     reconcile::Action,
+    time::Time,
     trace::{Acted, Line},
     worker::{self, AT_ONCE_MS, Do},
 };
@@ -38,7 +39,7 @@ async fn run(shared: Arc<Shared>) {
             let mut inner = shared.lock();
             inner.starved_ms = inner.starved_ms.max(late);
         }
-        wake_at = clock::NEVER;
+        wake_at = Time::NEVER;
         let busy = act.as_ref().is_some_and(|(_, act)| !act.is_finished());
         let Some(agreed) = shared.agreed() else { continue };
         let (plan, local) = {

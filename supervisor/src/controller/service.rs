@@ -10,6 +10,7 @@ use pgvigil_controller::{
     ports::{Answers, Ended, Led, Reports, Turn},
 };
 use pgvigil_core::{
+    beats::Said,
     id::ClusterId,
     report::{Answer, Report, WIRE_FORMAT},
     session::{Heard, Reply},
@@ -174,7 +175,7 @@ impl Answers<Voter> for Outgoing {
 
     async fn send(&self, reply: Reply, state: Option<(&Agreed, &ClusterId)>) -> bool {
         let state = state.and_then(|(agreed, cluster)| agreed.clusters.get(cluster));
-        let Reply { state: _, renewed, refused, shown, primary_late, clock } = reply;
+        let Reply { state: _, refused, said: Said { renewed, shown, primary_late, clock } } = reply;
         let answer = Answer { state: state.cloned().map(Box::new), renewed, refused, shown, primary_late, clock };
         let frame = serde_json::to_vec(&answer).map(|body| LeaderFrame { format: WIRE_FORMAT, body });
         let encoded = frame.is_ok();

@@ -25,13 +25,10 @@ pub async fn prove(c: &Ctx, epoch: Epoch, setting: &Setting, version: RuleVersio
         return Err("the setting is not in force".to_owned());
     }
     let adopted = c.agreed().is_some_and(|agreed| agreed.newest_rule().is_some_and(|rule| rule.setting.k == 0));
-    let (doubted, doubts) = {
-        let inner = c.a.inner.borrow();
-        (inner.local.rule_doubted, inner.rule_doubts)
-    };
-    if doubted || adopted {
+    let doubt = c.a.inner.borrow().local.rule_doubt;
+    if doubt.is_open() || adopted {
         checkpointer_reloads(c).await?;
-        c.a.inner.borrow_mut().checkpoint_followed(doubts);
+        c.a.inner.borrow_mut().local.rule_doubt.checkpoint_followed(doubt);
     }
     c.step("prove.shown").await;
     let before: BTreeSet<u64> = c.sample(STATEMENT_MS).await.ok_or("no server")?.senders.iter().map(|s| s.id).collect();

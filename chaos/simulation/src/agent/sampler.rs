@@ -9,7 +9,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     id::TimelineId,
     keeper::Renewal,
-    local::{InForce, LocalPostgres, Running},
+    local::{InForce, Local, LocalPostgres, Running},
     lsn::Lsn,
     report::Adoptable,
     rpo::{self, Cause},
@@ -199,10 +199,10 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
     let primary = !sample.in_recovery;
     let unseen = inner.touched.replace(sample.touched).is_some_and(|before| before != sample.touched) && in_force;
     if primary && (astray || found || unseen) {
-        inner.doubt_rule();
+        inner.local.rule_doubt.raise();
     }
-    let rule = shows && !inner.local.rule_doubted;
-    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(c, agreed, inner, &sample));
+    let rule = shows && !inner.local.rule_doubt.is_open();
+    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(c, agreed, &inner.local, &sample));
     inner.sample = Some((sample, began));
     drop(guard);
     let stamp = c.w.wall().0;
@@ -217,12 +217,7 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
     });
     let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
     let taken = reign.is_some_and(|reign| rpo::name_taken(&reign.unproven));
-    let canary = {
-        let mut inner = c.a.inner.borrow_mut();
-        let canary = inner.canaries.looked(shows && !taken, confirmed, began);
-        inner.canary_confirmed_at = canary.map(|(_, at)| at).or(inner.canary_confirmed_at);
-        canary
-    };
+    let canary = c.a.inner.borrow_mut().canaries.looked(shows && !taken, confirmed, began);
     if let Some((epoch, at)) = canary {
         c.renew(Renewal::Canary { epoch, began_at: at });
     }
@@ -233,10 +228,8 @@ fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
 }
 
 /// Up to where k standbys of the rule in force have WAL.
-fn confirmed(c: &Ctx, agreed: &ClusterState, inner: &Inner, sample: &Sample) -> Option<Lsn> {
-    let in_force = inner.local.in_force.as_ref().filter(|in_force| in_force.epoch == inner.local.promise.reigned)?;
-    let mut rules = agreed.rules.iter();
-    let rule = rules.find(|rule| rule.epoch == in_force.epoch && Some(rule.version) == in_force.version)?;
+fn confirmed(c: &Ctx, agreed: &ClusterState, local: &Local, sample: &Sample) -> Option<Lsn> {
+    let rule = local.rule_in_force(agreed)?;
     rule.setting.confirmed(|key| {
         let name = c.w.name(key, rule.epoch);
         sample.senders.iter().filter(|sender| sender.name == name).map(|sender| sender.flushed).min().flatten().map(Lsn)

@@ -12,7 +12,7 @@ use pgvigil_core::{
     command::Proof,
     keeper::{Guarded, Renewal},
     lease::Right,
-    local::{Local, LocalPostgres, Promise},
+    local::{Local, LocalPostgres, Promise, RuleDoubt},
     lsn::Lsn,
     report::{DiscardedWal, Probe},
     rpo::{Canaries, Ledger},
@@ -44,8 +44,6 @@ pub struct Inner {
     pub records: Vec<Lsn>,
     /// The newest successful canary began then.
     pub canary_ok_at: Option<Time>,
-    /// The newest one began then that k standbys are seen to have.
-    pub canary_confirmed_at: Option<Time>,
     /// The canary under way began then.
     pub canary_waiting_since: Option<Time>,
     /// The newest complete proof.
@@ -72,8 +70,6 @@ pub struct Inner {
     pub pinned: bool,
     /// PostgreSQL was stopped by us.
     pub stopping: bool,
-    /// How often the rule was doubted.
-    pub rule_doubts: u64,
     /// How often people had changed the files that were loaded at the newest look.
     pub touched: Option<u32>,
     /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
@@ -101,19 +97,6 @@ impl Inner {
     pub fn forget_records(&mut self) {
         self.records.clear();
         self.written = Written::default();
-    }
-
-    /// The rule is, or was, out of force: whoever waits by it again is known after the next checkpoint.
-    pub fn doubt_rule(&mut self) {
-        self.local.rule_doubted = true;
-        self.rule_doubts += 1;
-    }
-
-    /// A checkpoint has begun and ended that was asked for when there had been so many doubts.
-    pub fn checkpoint_followed(&mut self, doubts: u64) {
-        if self.rule_doubts == doubts {
-            self.local.rule_doubted = false;
-        }
     }
 }
 
@@ -177,7 +160,7 @@ impl Agent {
             checkpointed_at: None,
             restart_due: None,
             rule_astray_since: None,
-            rule_doubted: false,
+            rule_doubt: RuleDoubt::default(),
             unasked_since: None,
         };
         let inner = Inner {
@@ -190,7 +173,6 @@ impl Agent {
             records: Vec::new(),
             written: Written::default(),
             canary_ok_at: None,
-            canary_confirmed_at: None,
             canary_waiting_since: None,
             proof: None,
             probe: None,
@@ -203,7 +185,6 @@ impl Agent {
             names_in_force: None,
             pinned: false,
             stopping: false,
-            rule_doubts: 0,
             touched: None,
             unproven: Ledger::recovered(disk.unproven.clone(), 0, w.now(host)),
             leader: Leader::default(),
@@ -301,7 +282,7 @@ impl Ctx {
         inner.local.canary_waiting_ms = 0;
         inner.local.standbys_enough_since = None;
         inner.local.in_force = None;
-        inner.local.rule_doubted = false;
+        inner.local.rule_doubt.server_ended();
         inner.touched = None;
         inner.local.proven = None;
         inner.proof = None;

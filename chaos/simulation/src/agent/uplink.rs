@@ -6,7 +6,6 @@ use pgvigil_core::{
     beats::{self, Beats, Said},
     cluster::ClusterState,
     keeper::Renewal,
-    report::{LeaderClock, ShownToLeader},
 };
 use std::rc::Rc;
 
@@ -27,12 +26,8 @@ pub enum Mail {
 pub struct Answer {
     /// The agreed state.
     pub state: Option<Rc<ClusterState>>,
-    /// The heartbeat as of whose sending the lease is renewed.
-    pub renewed: Option<u64>,
-    /// When this leader has seen the rule in force last.
-    pub shown: Option<ShownToLeader>,
-    /// When this was sent.
-    pub clock: Option<LeaderClock>,
+    /// The rest of it.
+    pub said: Said,
 }
 
 /// The shorter way for a voter: its own applied state is agreed too.
@@ -90,9 +85,7 @@ async fn attend(c: &Ctx, leader: usize) -> Option<usize> {
                     if let Some(state) = answer.state {
                         c.learn(state);
                     }
-                    let Answer { renewed, shown, clock, .. } = answer;
-                    let said = Said { renewed, shown, clock, primary_late: None };
-                    let renewal = beats.heard(said, &mut c.a.inner.borrow_mut().leader, c.now());
+                    let renewal = beats.heard(answer.said, &mut c.a.inner.borrow_mut().leader, c.now());
                     if let Some(renewal) = renewal {
                         c.w.cover.hit("lease", "renewed");
                         c.renew(renewal_as_planted(c, renewal));

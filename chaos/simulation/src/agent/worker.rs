@@ -38,7 +38,7 @@ pub async fn run(c: Ctx) {
             let mut inner = c.a.inner.borrow_mut();
             inner.starved_ms = inner.starved_ms.max(now.since(planned));
         }
-        wake_at = NEVER;
+        wake_at = Time::NEVER;
         let Some(agreed) = c.agreed() else { continue };
         let busy = running.is_some_and(|task| c.w.exec.is_alive(task));
         let plan = {
@@ -119,8 +119,6 @@ pub async fn run(c: Ctx) {
         }
     }
 }
-
-const NEVER: Time = Time(u64::MAX);
 
 fn acted(c: &Ctx, agreed: &ClusterState, action: &Action, now: Time) {
     c.w.cover.hit("action", act::name(action));

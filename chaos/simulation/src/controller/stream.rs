@@ -240,9 +240,8 @@ impl Answers<Voter> for Outgoing {
     }
 
     async fn send(&self, reply: Reply, state: Option<(&Agreed, &ClusterId)>) -> bool {
-        let Reply { renewed, shown, clock, .. } = reply;
         let state = state.and_then(|(agreed, _)| agreed.cluster());
-        self.stream.post(&self.w, Mail::Answer(self.stream.id, Answer { state, renewed, shown, clock }));
+        self.stream.post(&self.w, Mail::Answer(self.stream.id, Answer { state, said: reply.said }));
         true
     }
 

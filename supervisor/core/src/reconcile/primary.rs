@@ -7,6 +7,7 @@ use crate::{
     cluster::ClusterState,
     local::{InForce, Local, LocalPostgres},
     member::Member,
+    position::Position,
     reign::{ElectionKind, Reign, Start},
     time::Time,
 };
@@ -158,12 +159,17 @@ fn start(reign: &Reign) -> Plan {
     Plan::act(Action::StartPrimary { epoch: reign.epoch, setting: reign.setting.clone(), version: reign.version })
 }
 
+/// Where the appointee's WAL ends, and where it was when it sealed.
+fn ends(reign: &Reign, local: &Local) -> Option<(Position, Position)> {
+    let (end, _) = local.wal_end?;
+    Some((end, reign.seals.iter().find(|seal| seal.key == reign.primary)?.position))
+}
+
 /// It was appointed at the position of its own seal. If its directory came back older than that, it lacks commits that
 /// it had acknowledged: it neither starts nor promotes, and the next election refuses its seal. Keeps S1 (history A10;
 /// model: three-rollback).
 fn came_back_old(reign: &Reign, local: &Local) -> Option<Plan> {
-    let (end, _) = local.wal_end?;
-    let sealed = reign.seals.iter().find(|seal| seal.key == reign.primary)?.position;
+    let (end, sealed) = ends(reign, local)?;
     (end < sealed)
         .then(|| Plan::wait("came-back-old", format!("its WAL ends at {end}, but it was appointed at {sealed}")))
 }
@@ -171,8 +177,7 @@ fn came_back_old(reign: &Reign, local: &Local) -> Option<Plan> {
 /// It was moved to a later timeline since it sealed: promoted from there, its new timeline would have another parent than the
 /// one that is agreed, and no member could follow. The next election seals it where it is.
 fn moved_on(reign: &Reign, local: &Local) -> Option<Plan> {
-    let (end, _) = local.wal_end?;
-    let sealed = reign.seals.iter().find(|seal| seal.key == reign.primary)?.position;
+    let (end, sealed) = ends(reign, local)?;
     let text = format!("its WAL ends at {end}, on another timeline than {sealed}, where it was appointed");
     (end.epoch > sealed.epoch).then(|| Plan::wait("moved-on", text))
 }
@@ -286,7 +291,7 @@ fn keep(agreed: &ClusterState, reign: &Reign, local: &Local, now: Time) -> Plan 
     if unproven && reign.promotion.is_some() && local.proven != Some(reign.version) {
         return Plan::act(Action::Prove { epoch: reign.epoch, setting: reign.setting.clone(), version: reign.version });
     }
-    if local.rule_doubted {
+    if local.rule_doubt.is_open() {
         return Plan::act(Action::Checkpoint { epoch: reign.epoch });
     }
     if reign.open && !door_open {

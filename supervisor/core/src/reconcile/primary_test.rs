@@ -379,7 +379,7 @@ fn a_rule_that_was_out_of_force_is_followed_by_a_checkpoint() {
     let world = World::serving(3, 1);
     let mut local = world.primary();
     assert_eq!(world.plan(&local).action, None);
-    local.rule_doubted = true;
+    local.rule_doubt.raise();
     assert_eq!(world.acts(&local), Action::Checkpoint { epoch: Epoch(1) });
 }
 

@@ -33,6 +33,7 @@ pub struct Stretch {
 pub struct Canaries {
     /// Of which epoch, when it began, the end of its record, and before when it was acknowledged; oldest first.
     acknowledged: Vec<(Epoch, Time, Lsn, Time)>,
+    confirmed_at: Option<Time>,
 }
 
 impl Canaries {
@@ -60,7 +61,14 @@ impl Canaries {
         let newest =
             self.acknowledged.iter().filter(|canary| counts(canary)).map(|(epoch, began, ..)| (*epoch, *began)).max();
         self.acknowledged.retain(|canary| !counts(canary));
+        self.confirmed_at = newest.map(|(_, began)| began).or(self.confirmed_at);
         newest
+    }
+
+    /// When the newest one began that counted, whatever the reign.
+    #[must_use]
+    pub const fn confirmed_at(&self) -> Option<Time> {
+        self.confirmed_at
     }
 }
 

@@ -65,18 +65,15 @@ fn running<'a>(reign: &Reign, seen: &'a Observations) -> Option<(&'a Seen, &'a P
 /// carried on by itself.
 fn stretches(state: &ClusterState, reign: &Reign, seen: &Observations, now: Time) -> Vec<String> {
     let member = &reign.primary.member;
-    // Counted from a moment that was not after the sending of the report: on a slow network it was not later than that.
     let canary_at = running(reign, seen).and_then(|(at, primary)| {
-        let (clock, ago_ms) = at.report.echo.filter(|(clock, _)| (clock.node, clock.since) == (seen.me, seen.since))?;
-        let sent = at.at.min(clock.at.plus(ago_ms));
+        let sent = seen.sent_by(&at.report, at.at)?;
         primary.canary.confirmed_age_ms.map(|ago_ms| seen.wall.0.saturating_sub(now.since(sent) + ago_ms))
     });
     let uncovered = |stretch: &&Unproven| match stretch.until {
         None => true,
         Some(until) => canary_at.is_none_or(|canary| canary <= until.0),
     };
-    let reigns: Vec<&Reign> = state.reigns.iter().collect();
-    let carried = carried(&reigns, reign);
+    let carried = carried(state, reign);
     let mut why: Vec<String> = carried
         .iter()
         .flat_map(|reign| reign.unproven.iter())

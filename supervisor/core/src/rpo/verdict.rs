@@ -70,7 +70,7 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
         return Verdict::NoneLost(Ground::OwnWal(last.primary.member.clone()));
     }
     let limit = unseen_max_ms(&cluster.settings);
-    let carried = carried(&before, last);
+    let carried = carried(cluster, last);
     let unseen = carried.iter().filter(|reign| reign.shown.is_none_or(|shown| shown.unseen_ms > limit));
     if !own {
         doubts.extend(unseen.map(|reign| not_seen(reign, incident)));
@@ -85,9 +85,9 @@ pub fn verdict(cluster: &ClusterState, incident: &Incident) -> Verdict {
 
 /// The reigns whose commits `last`'s primary alone may have: its own, and as long as k standbys were not seen to have everything
 /// those before in which it was primary too.
-pub(super) fn carried<'a>(before: &[&'a Reign], last: &'a Reign) -> Vec<&'a Reign> {
+pub(super) fn carried<'a>(cluster: &'a ClusterState, last: &'a Reign) -> Vec<&'a Reign> {
     let mut carried = Vec::new();
-    for reign in before.iter().rev().copied().skip_while(|reign| reign.epoch != last.epoch) {
+    for reign in cluster.reigns.iter().rev().skip_while(|reign| reign.epoch != last.epoch) {
         if reign.primary == last.primary {
             carried.push(reign);
         }

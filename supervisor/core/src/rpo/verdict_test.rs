@@ -115,12 +115,16 @@ fn a_primary_that_nobody_saw_for_long_or_at_all_is_not_proven() {
 /// m1 was appointed and died before its door was opened: nobody could commit there, and m0 was seen to the end.
 #[test]
 fn a_successor_that_was_never_opened_acknowledged_nothing() {
-    let mut world = World::serving(4, 1);
-    world.begin(2);
-    world.must(note(1, Vec::new(), Some(shown(300))));
-    let seals = (1..4).map(|n| world.seal(2, n, (1, 300))).collect();
-    let appoint = world.appoint(2, 1, 2, seals);
-    world.must(appoint);
+    let appointed = || {
+        let mut world = World::serving(4, 1);
+        world.begin(2);
+        world.must(note(1, Vec::new(), Some(shown(300))));
+        let seals = (1..4).map(|n| world.seal(2, n, (1, 300))).collect();
+        let appoint = world.appoint(2, 1, 2, seals);
+        world.must(appoint);
+        world
+    };
+    let mut world = appointed();
     world.begin(3);
     let seals = (1..4).map(|n| world.seal(3, n, (1, 300))).collect();
     let appoint = world.appoint(3, 2, 3, seals);
@@ -128,12 +132,7 @@ fn a_successor_that_was_never_opened_acknowledged_nothing() {
     assert_eq!(newest(&world), Verdict::NoneLost(Ground::Rule(shown(300))));
     assert!(!flag(&world));
     // Once it was open, it has to have been seen.
-    let mut world = World::serving(4, 1);
-    world.begin(2);
-    world.must(note(1, Vec::new(), Some(shown(300))));
-    let seals = (1..4).map(|n| world.seal(2, n, (1, 300))).collect();
-    let appoint = world.appoint(2, 1, 2, seals);
-    world.must(appoint);
+    let mut world = appointed();
     world.promoted(2, 2, 300);
     world.must(Command::Open { epoch: Epoch(2) });
     world.completed(2, &[2]);

@@ -4,7 +4,7 @@ use super::{World, name};
 use crate::{
     id::{Epoch, TimelineId},
     lease::Right,
-    local::{InForce, Local, LocalPostgres, Marker, Promise, Running, SealedAt},
+    local::{InForce, Local, LocalPostgres, Marker, Promise, RuleDoubt, Running, SealedAt},
     lsn::Lsn,
     position::Position,
     reconcile::{Action, Plan, reconcile},
@@ -50,7 +50,7 @@ impl World {
             checkpointed_at: None,
             restart_due: None,
             rule_astray_since: None,
-            rule_doubted: false,
+            rule_doubt: RuleDoubt::default(),
             unasked_since: None,
         }
     }

@@ -132,7 +132,7 @@ pub async fn configure(
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
     if !put.names.is_empty() && inner.names_in_force.as_ref().is_some_and(String::is_empty) {
         // There was none before.
-        inner.doubt_rule();
+        inner.local.rule_doubt.raise();
     }
     inner.names_in_force = Some(put.names);
     inner.expected = Some(Expected::now(put.ours.shown(shared.binaries.version(), &shared.layout), true));
@@ -348,12 +348,12 @@ async fn prepare(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -> an
 /// Writes a checkpoint before a planned change.
 pub async fn checkpoint(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()> {
     obey(shared, epoch)?;
-    let (doubted, doubts, names) = {
+    let (doubt, names) = {
         let inner = shared.lock();
-        (inner.local.rule_doubted, inner.rule_doubts, inner.names_in_force.clone())
+        (inner.local.rule_doubt, inner.names_in_force.clone())
     };
     let link = instance(shared).connect("checkpoint", STATEMENT).await?;
-    if doubted {
+    if doubt.is_open() {
         let shown = link.value("read the rule", "SHOW synchronous_standby_names", STATEMENT).await?;
         if names.as_ref() != Some(&shown) {
             bail!("synchronous_standby_names is {shown:?}, not {names:?}");
@@ -362,7 +362,7 @@ pub async fn checkpoint(shared: &Arc<Shared>, epoch: Epoch) -> anyhow::Result<()
     link.checkpoint(CHECKPOINT).await?;
     let mut inner = shared.lock();
     inner.local.checkpointed_at = Some(crate::clock::now());
-    inner.checkpoint_followed(doubts);
+    inner.local.rule_doubt.checkpoint_followed(doubt);
     Ok(())
 }
 

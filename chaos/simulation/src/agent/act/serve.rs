@@ -62,8 +62,7 @@ pub async fn configure(
         return Err("PostgreSQL does not run".to_owned());
     }
     // To the checkers, a server that a boot started is of this reign from now on.
-    let before = std::mem::replace(&mut c.w.hosts[c.h].pg.borrow_mut().epoch, epoch.0);
-    c.w.check.borrow_mut().goes_on(before, epoch.0);
+    goes_on(c, epoch);
     c.w.reload(c.h);
     let deadline = c.now().plus(RELOAD_MS);
     loop {
@@ -84,7 +83,7 @@ pub async fn configure(
     let mut inner = c.a.inner.borrow_mut();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
     if names.k > 0 && inner.names_in_force.as_ref().is_some_and(|before| before.k == 0) {
-        inner.doubt_rule();
+        inner.local.rule_doubt.raise();
     }
     inner.names_in_force = Some(names);
     Ok(())
@@ -128,6 +127,12 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     inner.forget_records();
     inner.local.fence_on_disk = false;
     Ok(())
+}
+
+/// The same server goes on in `epoch`, to the checkers.
+fn goes_on(c: &Ctx, epoch: Epoch) {
+    let before = std::mem::replace(&mut c.w.hosts[c.h].pg.borrow_mut().epoch, epoch.0);
+    c.w.check.borrow_mut().goes_on(before, epoch.0);
 }
 
 /// The insert position.
@@ -234,13 +239,13 @@ async fn reserve(c: &Ctx, owner: TimelineId, allotted: TimelineId) -> Result<(),
 /// Writes a checkpoint before a planned change.
 pub async fn checkpoint(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     obey(c, epoch).await?;
-    let doubts = c.a.inner.borrow().rule_doubts;
+    let doubt = c.a.inner.borrow().local.rule_doubt;
     prove::checkpointer_reloads(c).await?;
     c.step("checkpoint.written").await;
     let now = c.now();
     let mut inner = c.a.inner.borrow_mut();
     inner.local.checkpointed_at = Some(now);
-    inner.checkpoint_followed(doubts);
+    inner.local.rule_doubt.checkpoint_followed(doubt);
     Ok(())
 }
 
@@ -248,8 +253,7 @@ pub async fn checkpoint(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
 pub async fn carry_on(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     obey(c, epoch).await?;
     let at = insert_position(c).await?;
-    let before = std::mem::replace(&mut c.w.hosts[c.h].pg.borrow_mut().epoch, epoch.0);
-    c.w.check.borrow_mut().goes_on(before, epoch.0);
+    goes_on(c, epoch);
     c.promise(|promise| {
         promise.reigned = epoch;
         promise.promotion = Some(Promotion { fork: at, end: at, marked: false });
