@@ -23,7 +23,7 @@ fn a_renewal_is_remembered_as_of_the_newest_heartbeat() {
     let world = World::serving(3, 1);
     let (agreed, report) = (world.cluster(), world.primary_report(&[1, 2]));
     let mut inbox = listening(&world);
-    for at in [world.now.plus(300), world.now.plus(100)] {
+    for at in [world.now.plus(100), world.now.plus(300), world.now.plus(200)] {
         assert!(inbox.receive(Some(agreed), report.clone(), at));
         assert!(inbox.renew(agreed, &report, at));
     }

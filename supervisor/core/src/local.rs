@@ -239,3 +239,25 @@ impl Local {
         primary && self.promise.reigned == epoch
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_settles_the_doubts_before_it_and_no_later_one() {
+        let mut doubt = RuleDoubt::default();
+        assert!(!doubt.is_open());
+        doubt.raise();
+        let asked = doubt;
+        doubt.raise();
+        doubt.checkpoint_followed(asked);
+        assert!(doubt.is_open(), "raised while the checkpoint ran");
+        doubt.checkpoint_followed(doubt);
+        doubt.checkpoint_followed(asked);
+        assert!(!doubt.is_open(), "an older checkpoint ends later and takes nothing back");
+        doubt.raise();
+        doubt.server_ended();
+        assert!(!doubt.is_open());
+    }
+}
