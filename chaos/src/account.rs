@@ -73,11 +73,16 @@ impl Account {
         self.own(path)
     }
 
-    /// Writes a file that belongs to this user and that nobody else may read.
+    /// Writes a file that belongs to this user and that nobody else may read. It is there whole or not at all: whoever waits
+    /// for it may take it away at once, as a server does that is asked to promote.
     pub fn write_file(&self, path: &Path, content: &str) -> Result<(), AccountError> {
         let fail = |what| move |source| AccountError::File { what, path: path.to_owned(), source };
-        std::fs::write(path, content).map_err(fail("writing"))?;
-        self.own(path)
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let new = path.with_file_name(name);
+        std::fs::write(&new, content).map_err(fail("writing"))?;
+        self.own(&new)?;
+        std::fs::rename(&new, path).map_err(fail("naming"))
     }
 
     fn own(&self, path: &Path) -> Result<(), AccountError> {

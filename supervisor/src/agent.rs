@@ -11,7 +11,6 @@
 mod access;
 pub mod ailing;
 mod canary;
-mod confirmed;
 mod door;
 mod evidence;
 mod execute;
@@ -22,7 +21,6 @@ mod prober;
 mod promise;
 mod prove;
 mod released;
-mod report;
 mod right;
 mod role;
 mod sampler;
@@ -68,7 +66,7 @@ impl Agent {
     /// What it would report now.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        report::make(&self.shared, 0)
+        self.shared.make_report(0)
     }
 
     /// Stops PostgreSQL for good: the store below has failed and this process is about to end. Keeps S3.

@@ -171,17 +171,17 @@ fn begin(w: &W) {
 
 /// A cluster that somebody set up without pgvigil: one primary with its door open and a few standbys.
 fn found_by_hand(w: &W, standbys: usize) {
-    use crate::postgres::data::{Name, Upstream};
+    use crate::postgres::data::{Names, Upstream};
     let data = agent::act::found::fresh(w);
     for host in 0..=standbys.min(w.hosts.len() - 1) {
         let mut mine = data.clone();
         let mut conf = (*mine.conf).clone();
-        conf.names.k = 0;
+        conf.names = Names::none();
         mine.signal = host != 0;
         mine.door = true;
         if host != 0 {
             mine.pass = Some(0);
-            conf.upstream = Some(Upstream { host: 0, name: Name { host, incarnation: 0, epoch: 0 } });
+            conf.upstream = Some(Upstream { host: 0, name: format!("by_hand_{host}").into() });
         }
         mine.conf = Rc::new(conf);
         w.hosts[host].disk.borrow_mut().data = Some(mine);

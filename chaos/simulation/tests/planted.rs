@@ -11,8 +11,9 @@ use pgvigil_simulation::{
 /// How many seeds may be needed: twice what the rarest of them needed when this was written.
 const SEEDS: u64 = 900;
 
-/// The first seed that was known to show that bug.
+/// The first seeds that were known to show these bugs.
 const KNOWN_DEAD_TIMELINE: u64 = 3_005;
+const KNOWN_RIGHT_FROM_RECEIPT: u64 = 2_672;
 
 /// Seeds for a bug that few of them show: from one that was known to, and then all over again. Every change of an agent makes
 /// other histories of the same seeds; then this takes longer, and the number is to be corrected.
@@ -32,6 +33,14 @@ fn found(planted: Planted) -> Option<(u64, &'static str)> {
 fn every_planted_bug_is_found() {
     let missed: Vec<Planted> = ALL.iter().copied().filter(|planted| found(*planted).is_none()).collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// A renewal that comes back late makes the right longer than the leader counts.
+#[test]
+fn a_right_that_is_counted_from_receipt_is_found() {
+    let options = Options { planted: Some(Planted::RightFromReceipt), ..Options::default() };
+    let broken = |seed: &u64| run(*seed, &options).violation.is_some_and(|violation| violation.property == "S3");
+    assert!(known_first(KNOWN_RIGHT_FROM_RECEIPT).find(broken).is_some());
 }
 
 /// A new primary dies when its standbys have its timeline's history file and none of its WAL: whoever is promoted next must

@@ -37,6 +37,9 @@ struct Counters {
     written: u64,
 }
 
+/// What was flushed last is agreed so much later, and then nothing is any more.
+const SETTLES: Duration = Duration::from_secs(12);
+
 /// Watches an idle cluster for `length`.
 pub(super) fn measure(cluster: &Cluster, length: Duration) -> Result<Vec<Idle>, BenchError> {
     let status = cluster.status()?;
@@ -49,6 +52,7 @@ pub(super) fn measure(cluster: &Cluster, length: Duration) -> Result<Vec<Idle>, 
         };
         processes::of_host(dir).iter().filter_map(|p| Some((p.pid, of(&p.command)?))).collect()
     };
+    interrupt::pause(SETTLES)?;
     let mut before = Vec::new();
     for node in &cluster.nodes {
         for (pid, guard) in watched(&node.dir) {

@@ -38,9 +38,11 @@ pub mod reign;
 pub mod report;
 pub mod rpo;
 pub mod rule;
+pub mod sample;
 pub mod session;
 pub mod settings;
 pub mod starvation;
+pub mod sync_rule;
 #[cfg(test)]
 mod testing;
 pub mod time;

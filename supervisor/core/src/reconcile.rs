@@ -178,6 +178,31 @@ pub enum Action {
 }
 
 impl Action {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Fence { .. } => "fence",
+            Self::Seal { .. } => "seal",
+            Self::CatchUp { .. } => "catch up",
+            Self::ReadWalEnd { .. } => "read the end of WAL",
+            Self::Initdb { .. } => "initdb",
+            Self::AdoptPrimary { .. } => "adopt the primary",
+            Self::AdoptStandby { .. } => "adopt the standby",
+            Self::StartPrimary { .. } => "start as primary",
+            Self::Configure { .. } => "configure",
+            Self::Promote { .. } => "promote",
+            Self::CarryOn { .. } => "carry on",
+            Self::Prove { .. } => "prove the rule",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::StartStandby { .. } => "start as standby",
+            Self::Follow { .. } => "follow",
+            Self::Rewind { .. } => "rewind",
+            Self::Clone { .. } => "clone",
+            Self::Restart { .. } => "restart",
+        }
+    }
+
     /// Whether what was agreed since has overtaken this act while it is under way. One that needs another server waits for
     /// as long as that one hangs: it is not waited for, for its own server may be the one that the next reign needs.
     #[must_use]

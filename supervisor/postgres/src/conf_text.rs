@@ -1,5 +1,7 @@
 //! The three small languages that settings are written in: configuration file, libpq connection string, pass file.
 
+pub use pgvigil_core::sync_rule::identifier;
+
 /// Text that cannot be written into a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
@@ -31,12 +33,6 @@ pub fn assignment(name: &str, value: &str) -> Result<String, TextError> {
 #[must_use]
 pub fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
-}
-
-/// An SQL identifier in double quotes, also as `synchronous_standby_names` reads them.
-#[must_use]
-pub fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// An SQL string literal, whatever `standard_conforming_strings` says.

@@ -7,9 +7,10 @@ use crate::{
     ways::{Search, Slot, Way, Ways, usual},
 };
 use std::{
+    collections::BTreeSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -139,6 +140,8 @@ pub struct Link {
     notices: Arc<Mutex<Vec<DbError>>>,
     driver: JoinHandle<()>,
     way: Way,
+    /// Statements that this session holds prepared.
+    prepared: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Drop for Link {
@@ -249,7 +252,7 @@ impl Link {
         }
         let notices = Arc::new(Mutex::new(Vec::new()));
         let driver = tokio::spawn(drive(connection, Arc::clone(&notices)));
-        Ok(Self { client, notices, driver, way: way.clone() })
+        Ok(Self { client, notices, driver, way: way.clone(), prepared: Mutex::default() })
     }
 
     /// By which way it got in.
@@ -292,6 +295,25 @@ impl Link {
             Some(value) => Ok(value),
             None => Err(QueryError::Answer { what, problem: "no value".to_owned() }),
         }
+    }
+
+    /// As [`value`](Self::value), for a statement that is run again and again in this session: it is prepared under `name`,
+    /// since planning costs ten times what running does. By SQL, which a walsender's session takes too.
+    pub async fn value_again(
+        &self,
+        what: &'static str,
+        name: &'static str,
+        sql: &str,
+        limit: Duration,
+    ) -> Result<String, QueryError> {
+        let known = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
+        let execute = format!("EXECUTE {name}");
+        if known {
+            return self.value(what, &execute, limit).await;
+        }
+        let value = self.value(what, &format!("PREPARE {name} AS {sql}; {execute}"), limit).await?;
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+        Ok(value)
     }
 
     /// Runs SQL text for its effect.

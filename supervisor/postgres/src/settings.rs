@@ -3,7 +3,7 @@
 
 use crate::{
     conf_files::{RULE_INCLUDE, includes_rule},
-    conf_text::{TextError, assignment, conninfo, identifier, pass_line},
+    conf_text::{TextError, assignment, conninfo, pass_line},
     control_file::SettingFloors,
     fsio::{FsError, Written, replace, write_atomic},
     layout::Layout,
@@ -12,11 +12,8 @@ use crate::{
     version::Version,
 };
 use pgvigil_core::id::TimelineId;
+pub use pgvigil_core::sync_rule::{NOBODY, SyncRule, sync_names};
 use std::{collections::BTreeMap, path::PathBuf};
-
-/// The name in `synchronous_standby_names` that no connection can have: the agent gives it to none, and the
-/// replication role's application names carry another prefix.
-pub const NOBODY: &str = "pgvigil_nobody";
 
 /// Settings that belong to us: nobody may set them elsewhere, and user parameters may not name them.
 pub const MANAGED: [&str; 30] = [
@@ -89,53 +86,6 @@ pub enum SettingsError {
     /// A file failed.
     #[error(transparent)]
     Fs(#[from] FsError),
-}
-
-/// What a member's commits wait for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SyncRule {
-    /// `ANY k (names)`: k ≥ 1, names non-empty.
-    Any {
-        /// How many of `names` must have flushed.
-        k: u16,
-        /// Application names.
-        names: Vec<String>,
-    },
-    /// No rule: whoever waits, waits for ever. For every member that is no primary, so that the setting is never
-    /// empty (history A8) and a server started by mistake acknowledges nothing.
-    Nobody,
-    /// k = 0: commits do not wait, because `synchronous_commit = local` says so; the names are `Nobody`'s, so the
-    /// setting still is not empty. Sessions that set `synchronous_commit = on` themselves do wait, for ever.
-    /// Leaving this rule takes effect in a session at its next command, so it is proven only when every client
-    /// backend that was there at the reload has ended or begun a transaction since.
-    Local,
-}
-
-impl SyncRule {
-    /// The value of `synchronous_standby_names`; never empty.
-    #[must_use]
-    pub fn names_value(&self) -> String {
-        match self {
-            Self::Any { k, names } if *k > 0 && !names.is_empty() => sync_names(*k, names),
-            _ => sync_names(1, &[NOBODY.to_owned()]),
-        }
-    }
-
-    /// The value of `synchronous_commit`.
-    #[must_use]
-    pub const fn commit_value(&self) -> &'static str {
-        if matches!(self, Self::Local) { "local" } else { "on" }
-    }
-}
-
-/// `ANY k ("a","b")`, each name quoted; names are sorted so that equal rules give equal text.
-#[must_use]
-pub fn sync_names(k: u16, names: &[String]) -> String {
-    let mut sorted: Vec<&String> = names.iter().collect();
-    sorted.sort();
-    sorted.dedup();
-    let list: Vec<String> = sorted.into_iter().map(|name| identifier(name)).collect();
-    format!("ANY {k} ({})", list.join(","))
 }
 
 /// Which timeline recovery follows. Read by PostgreSQL at its start only.

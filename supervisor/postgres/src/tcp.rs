@@ -3,29 +3,32 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
-/// A TCP connection of a process, remembered by its socket so that the kernel's list, long on a busy host, is read only
-/// when it has changed.
+/// A TCP connection of a process, remembered by its descriptor and its socket, so that the process's descriptors and the
+/// kernel's list, long on a busy host, are read only when it has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// The process.
     pub pid: i32,
     /// Its end.
     pub local: SocketAddr,
+    fd: u32,
     inode: u64,
 }
 
 /// The one connection that `pid` has to a server; `None` where it has none, or several. `before` is the answer of the last
 /// look.
 pub fn connection_of(pid: i32, before: Option<&Connection>) -> io::Result<Option<Connection>> {
-    let inodes = sockets_of(pid)?;
     if let Some(before) = before
         && before.pid == pid
-        && inodes.contains(&before.inode)
+        && socket_at(&PathBuf::from(format!("/proc/{pid}/fd/{}", before.fd))) == Some(before.inode)
     {
         return Ok(Some(*before));
     }
+    let sockets = sockets_of(pid)?;
+    let fd_of = |inode| sockets.iter().find(|(_, of)| *of == inode).map(|(fd, _)| *fd);
     let mut found = Vec::new();
     for table in ["tcp", "tcp6"] {
         let path = format!("/proc/{pid}/net/{table}");
@@ -35,23 +38,29 @@ pub fn connection_of(pid: i32, before: Option<&Connection>) -> io::Result<Option
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        found.extend(text.lines().skip(1).filter_map(parse).filter(|(_, inode)| inodes.contains(inode)));
+        let of_process = |(local, inode)| fd_of(inode).map(|fd| Connection { pid, local, fd, inode });
+        found.extend(text.lines().skip(1).filter_map(parse).filter_map(of_process));
     }
     match found.as_slice() {
-        [(local, inode)] => Ok(Some(Connection { pid, local: *local, inode: *inode })),
+        [one] => Ok(Some(*one)),
         _ => Ok(None),
     }
 }
 
-fn sockets_of(pid: i32) -> io::Result<Vec<u64>> {
-    let mut inodes = Vec::new();
+/// Descriptors and sockets.
+fn sockets_of(pid: i32) -> io::Result<Vec<(u32, u64)>> {
+    let mut sockets = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        let Ok(target) = fs::read_link(entry?.path()) else { continue };
-        let inode: Option<u64> =
-            target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-        inodes.extend(inode);
+        let path = entry?.path();
+        let fd = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        sockets.extend(fd.zip(socket_at(&path)));
     }
-    Ok(inodes)
+    Ok(sockets)
+}
+
+/// The socket that a descriptor is, if it is one.
+fn socket_at(path: &Path) -> Option<u64> {
+    fs::read_link(path).ok()?.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// The local end and the socket of a line of `/proc/net/tcp`; `None` for one that listens or is connected to nobody.

@@ -50,7 +50,7 @@ impl Shared {
             .flat_map(|agreed| agreed.members.values().map(|member| member.spec.host.as_str()))
             .chain([self.config.host.as_str()])
             .collect();
-        let mut addresses = addresses(hosts, &self.lock().names);
+        let mut addresses = addresses(hosts, &self.server().names);
         addresses.extend(self.config.replication_from.iter().cloned());
         Access { replication_addresses: addresses, ..self.access.clone() }
     }
@@ -98,7 +98,7 @@ async fn resolve(shared: &Shared) {
         let lookup = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((host.as_str(), 0))).await;
         let found = lookup.ok().and_then(Result::ok).map(|found| found.map(|address| address.ip()).collect());
         if let Some(found) = found {
-            shared.lock().names.insert(host, found);
+            shared.server().names.insert(host, found);
         }
     }
 }
@@ -111,7 +111,7 @@ fn mend(shared: &Shared, told_until: &mut Time) {
         if inner.local.busy || inner.local.marker.is_none() {
             return;
         }
-        let Some(postmaster) = inner.postmaster.clone() else { return };
+        let Some(postmaster) = shared.server().postmaster.clone() else { return };
         (postmaster, if in_force.door_open { Door::Open } else { Door::Closed })
     };
     let _alone = shared.door_alone();

@@ -2,6 +2,7 @@
 
 use super::shared::Shared;
 use crate::clock;
+use pgvigil_agent::known::ServerId;
 use pgvigil_consensus::grid;
 use pgvigil_core::{
     id::Epoch,
@@ -21,7 +22,7 @@ const FRESH_MS: u64 = 2_000;
 /// Starts the task.
 pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
-        let mut canary: Option<(i32, Canary)> = None;
+        let mut canary: Option<(ServerId, Canary)> = None;
         let mut company = Company::default();
         loop {
             let pause = shared.agreed().map_or(250, |agreed| agreed.settings.canary_ms);
@@ -30,7 +31,7 @@ pub fn start(shared: Arc<Shared>) {
             match serving(&shared) {
                 Some((pid, epoch)) => {
                     if canary.as_ref().is_none_or(|(of, _)| *of != pid) {
-                        let endpoint = shared.lock().endpoint.clone();
+                        let endpoint = shared.server().endpoint.clone();
                         canary = Some((pid, Canary::new(endpoint, shared.me().as_str())));
                         company.unknown();
                     }
@@ -43,7 +44,7 @@ pub fn start(shared: Arc<Shared>) {
                     }
                 }
                 // While the server lives its session is kept: with every slot used it would not get in again.
-                None => match canary.as_mut().filter(|(of, _)| shared.postmaster_pid() == Some(*of)) {
+                None => match canary.as_mut().filter(|(of, _)| shared.lock().server == Some(*of)) {
                     Some((_, canary)) => canary.rest(),
                     None => canary = None,
                 },
@@ -55,7 +56,7 @@ pub fn start(shared: Arc<Shared>) {
 
 /// The postmaster and the epoch, when this member is the primary of a reign whose setting is in force. With k = 0 a
 /// canary proves nothing (history B6): there is none.
-fn serving(shared: &Shared) -> Option<(i32, Epoch)> {
+fn serving(shared: &Shared) -> Option<(ServerId, Epoch)> {
     let agreed = shared.agreed()?;
     let reign = agreed.reign()?;
     let inner = shared.lock();
@@ -68,7 +69,7 @@ fn serving(shared: &Shared) -> Option<(i32, Epoch)> {
         return None;
     }
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
-    let pid = inner.postmaster.as_ref()?.pid();
+    let pid = inner.server?;
     (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, reign.epoch))
 }
 
@@ -128,7 +129,7 @@ async fn beat(shared: &Shared, canary: &mut Canary, wait: Duration, epoch: Epoch
             let mut inner = shared.lock();
             inner.canary_waiting_since = None;
             inner.local.canary_waiting_ms = 0;
-            let runs = inner.postmaster.is_some();
+            let runs = inner.server.is_some();
             drop(inner);
             if runs {
                 shared.problem("canary", Some(format!("the canary failed: {error}")));

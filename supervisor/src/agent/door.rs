@@ -1,7 +1,7 @@
 //! Whether clients may be inside, remembered for the next agent: it finds a server running and must know whether there is a
 //! right to be watched. What pg_hba.conf says is no answer: its text differs with every release and setting.
 
-use pgvigil_postgres::fsio::{FsError, read_lossy, replace};
+use pgvigil_postgres::fsio::{FsError, overwrite, read_lossy};
 use std::path::{Path, PathBuf};
 
 const CLOSED: &str = "closed";
@@ -13,7 +13,7 @@ fn note(agent_dir: &Path) -> PathBuf {
 /// To be called before the door is opened, and after it was closed and the sessions ended. Not flushed: what ends the
 /// operating system ends the server too.
 pub fn remember(agent_dir: &Path, open: bool) -> Result<(), FsError> {
-    replace(&note(agent_dir), if open { "open" } else { CLOSED }.as_bytes(), 0o600).map(drop)
+    overwrite(&note(agent_dir), if open { "open" } else { CLOSED }.as_bytes(), 0o600).map(drop)
 }
 
 /// `false` only where an agent has closed the door and nobody has opened it since.

@@ -1,7 +1,7 @@
 //! What PostgreSQL is when it answers every session with a refusal: gathered by the adapter, judged by the
 //! core.
 
-use super::{in_force, shared::Shared};
+use super::{in_force, sampler, shared::Shared};
 use crate::clock;
 use pgvigil_core::{evidence::judge, local::LocalPostgres};
 use pgvigil_postgres::{Postmaster, evidence::gather};
@@ -25,9 +25,7 @@ pub async fn look(shared: &Arc<Shared>, postmaster: Arc<Postmaster>) {
     };
     let agreed = shared.agreed();
     let mut inner = shared.lock();
-    if inner.postmaster.as_ref().is_none_or(|now| now.pid() != postmaster.pid())
-        || postmaster.has_exited().unwrap_or(true)
-    {
+    if inner.server != Some(sampler::id(&postmaster)) || postmaster.has_exited().unwrap_or(true) {
         return;
     }
     let promise = &inner.local.promise;

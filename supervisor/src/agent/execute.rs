@@ -10,11 +10,7 @@ mod standby;
 
 use super::{prove, shared::Shared};
 use anyhow::{Context, bail};
-use pgvigil_core::{
-    id::{Epoch, MemberKey},
-    reconcile::Action,
-    rule::Setting,
-};
+use pgvigil_core::{id::Epoch, reconcile::Action, rule::Setting};
 use pgvigil_postgres::{
     Settings, SyncRule,
     conf_files::ensure_include,
@@ -69,30 +65,6 @@ async fn overtaken(shared: &Shared, action: &Action) {
     let _ = agreed.wait_for(|agreed| agreed.as_ref().is_some_and(|agreed| action.is_overtaken(agreed))).await;
 }
 
-/// The act's name, for problems.
-pub const fn name(action: &Action) -> &'static str {
-    match action {
-        Action::Fence { .. } => "fence",
-        Action::Seal { .. } => "seal",
-        Action::CatchUp { .. } => "catch up",
-        Action::ReadWalEnd { .. } => "read the end of WAL",
-        Action::Initdb { .. } => "initdb",
-        Action::AdoptPrimary { .. } => "adopt the primary",
-        Action::AdoptStandby { .. } => "adopt the standby",
-        Action::StartPrimary { .. } => "start as primary",
-        Action::Configure { .. } => "configure",
-        Action::Promote { .. } => "promote",
-        Action::CarryOn { .. } => "carry on",
-        Action::Prove { .. } => "prove the rule",
-        Action::Checkpoint { .. } => "checkpoint",
-        Action::StartStandby { .. } => "start as standby",
-        Action::Follow { .. } => "follow",
-        Action::Rewind { .. } => "rewind",
-        Action::Clone { .. } => "clone",
-        Action::Restart { .. } => "restart",
-    }
-}
-
 /// Refuses an act of an epoch older than the promise. Keeps S5.
 fn not_over(shared: &Shared, epoch: Epoch) -> anyhow::Result<()> {
     let promised = shared.lock().local.promise.epoch;
@@ -111,27 +83,18 @@ pub(super) fn instance(shared: &Shared) -> Instance {
     Instance {
         binaries: shared.binaries.clone(),
         layout: shared.layout.clone(),
-        endpoint: shared.lock().endpoint.clone(),
+        endpoint: shared.server().endpoint.clone(),
         cgroup: shared.cgroup.clone(),
     }
 }
 
 fn rule(shared: &Shared, setting: &Setting, epoch: Epoch) -> SyncRule {
-    if setting.k == 0 {
-        return SyncRule::Local;
-    }
-    if setting.cohort.is_empty() {
-        return SyncRule::Nobody;
-    }
-    SyncRule::Any {
-        k: u16::try_from(setting.k).unwrap_or(u16::MAX),
-        names: setting.cohort.iter().map(|key| sync_name(shared, key, epoch)).collect(),
-    }
+    SyncRule::of(shared.agreed().as_deref(), setting, epoch)
 }
 
 /// Our settings file; sealed, with nobody to confirm, until the caller says otherwise.
 fn settings(shared: &Shared) -> Settings {
-    let endpoint = shared.lock().endpoint.clone();
+    let endpoint = shared.server().endpoint.clone();
     let mut settings = Settings::new(shared.config.port, endpoint.socket_dir);
     settings.listen_addresses = match (&shared.config.listen_addresses, shared.config.host.parse::<IpAddr>()) {
         (Some(addresses), _) => addresses.clone(),
@@ -163,15 +126,4 @@ async fn start_options(shared: &Shared, role: StartAs) -> anyhow::Result<SpawnOp
     let passed = shared.config.environment.iter();
     let env = passed.filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect();
     Ok(SpawnOptions { overrides: ours.command_line(shared.binaries.version()), env, ..SpawnOptions::default() })
-}
-
-/// The value of `synchronous_standby_names` for a setting of `epoch`.
-pub fn names(shared: &Shared, setting: &Setting, epoch: Epoch) -> String {
-    rule(shared, setting, epoch).names_value()
-}
-
-/// The name under which `key` streams in `epoch`. An action that was planned before a member got another name puts the new
-/// one in force under the old version of the rule, which proves nothing and is done again.
-fn sync_name(shared: &Shared, key: &MemberKey, epoch: Epoch) -> String {
-    shared.agreed().map_or_else(|| key.sync_name(epoch, 0), |agreed| agreed.sync_name(key, epoch))
 }

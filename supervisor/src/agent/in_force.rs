@@ -1,13 +1,13 @@
 //! What PostgreSQL shows of the settings on which the promise rests, held against what was put in force. What is astray is
 //! named with its file and line, counted as evidence, and put back; what only a restart would spoil is named.
 
-use super::{
-    execute,
-    shared::{Inner, Shared},
+use super::{execute, shared::Shared};
+use crate::clock;
+use pgvigil_agent::{
+    in_force::{self, Expected, Stamp},
     unproven,
 };
-use crate::clock;
-use pgvigil_core::{local::LocalPostgres, rpo::Cause, time::Time};
+use pgvigil_core::{local::LocalPostgres, rpo::Cause};
 use pgvigil_postgres::{
     Layout, Link, Sample, conf_files,
     drift::{self, Drift},
@@ -17,33 +17,17 @@ use pgvigil_postgres::{
 };
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
+/// Just put in force; `seen`: a new connection has shown it.
+pub(super) fn expect(shown: BTreeMap<String, String>, seen: bool) -> Expected {
+    Expected { shown, since: clock::now(), seen }
+}
+
 /// A statement's limit.
 const LIMIT: Duration = Duration::from_millis(1_500);
-/// How long a reload that nobody waited for may take before the old values are held against the server, in milliseconds.
-const RELOAD_MS: u64 = 1_000;
 /// How long it is told that something was put back, in milliseconds.
 const NOTICE_MS: u64 = 60_000;
 /// These decide from whom a standby receives.
 const UPSTREAM: [&str; 3] = ["primary_conninfo", "primary_slot_name", "restore_command"];
-
-/// What was put in force.
-#[derive(Clone, Debug)]
-pub struct Expected {
-    /// The values that have to be shown.
-    pub shown: BTreeMap<String, String>,
-    /// Looks that began earlier may show what was before.
-    pub since: Time,
-    /// A look has shown all of it.
-    pub seen: bool,
-}
-
-impl Expected {
-    /// Just put in force; `seen`: a new connection has shown it.
-    #[must_use]
-    pub fn now(shown: BTreeMap<String, String>, seen: bool) -> Self {
-        Self { shown, since: clock::now(), seen }
-    }
-}
 
 /// Why PostgreSQL does not show what was written, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,27 +56,6 @@ impl std::fmt::Display for Why {
     }
 }
 
-/// What is known of drift: of settings, of files, and what was said of it.
-#[derive(Clone, Debug, Default)]
-pub struct Drifted {
-    /// The names that the newest look showed astray, and when it began.
-    names: Vec<String>,
-    at: Time,
-    /// When the first look in a row began that showed something astray.
-    since: Option<Time>,
-    /// Values that were set for the agent's own role or for its database: they are no server's.
-    of_session: BTreeMap<String, String>,
-    /// Lines that override ours without effect on the running server, as the slower look saw them.
-    idle: Vec<Drift>,
-    /// What is to be told for a while after it was mended, and until when.
-    told: Option<(String, Time)>,
-    /// The files that could weaken the rule, and when they were last loaded, at the newest look.
-    files: Option<(Vec<Option<Stamp>>, i64)>,
-}
-
-/// Which file it is, and its last change of any kind.
-type Stamp = (u64, u64, i64, i64);
-
 fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
@@ -105,10 +68,8 @@ pub(super) fn reads_ours(layout: &Layout, sample: &Sample) -> bool {
 
 /// The same of the server that runs, if one does. One that lets nobody in was started with a command line that says it.
 fn reads_ours_now(shared: &Shared) -> bool {
-    let inner = shared.lock();
-    let told = inner.sample.as_ref().map(|(sample, _)| reads_ours(&shared.layout, sample));
-    let pid = inner.postmaster.as_ref().map(|postmaster| postmaster.pid());
-    drop(inner);
+    let told = shared.lock().sample.as_ref().map(|(sample, _)| reads_ours(&shared.layout, sample));
+    let pid = shared.postmaster_pid();
     let option = format!("config_file={}", shared.layout.main_conf().display());
     let started_so = |pid| procfs::title(pid).ok().flatten().is_some_and(|line| line.contains(&option));
     told.unwrap_or_else(|| pid.is_some_and(started_so))
@@ -119,99 +80,11 @@ fn same_file(read: &str, wanted: &Path) -> bool {
     read == wanted || wanted.canonicalize().is_ok_and(|path| read.canonicalize().is_ok_and(|read| read == path))
 }
 
-/// The names of which `sample` shows another value than was put in force.
-fn astray(expected: &Expected, of_session: &BTreeMap<String, String>, sample: &Sample, began: Time) -> Vec<String> {
-    let grace = if expected.seen { 0 } else { RELOAD_MS };
-    if began < expected.since.plus(grace) {
-        return Vec::new();
-    }
-    let of_primary = |name: &str| matches!(name, "synchronous_standby_names" | "synchronous_commit");
-    let other = |(name, value): (&String, &String)| {
-        let shown = sample.watched.get(name)?;
-        let matters = !(sample.in_recovery && of_primary(name)) && of_session.get(name) != Some(shown);
-        (matters && shown != value).then(|| name.clone())
-    };
-    expected.shown.iter().filter_map(other).collect()
-}
-
-/// Whether a look shows the agreed rule of the reign: all that an agent can say which has not put it in force itself.
-/// `None`: it does not know what is agreed.
-fn shows_agreed(shared: &Shared, inner: &Inner, sample: &Sample) -> Option<bool> {
-    let agreed = shared.agreed()?;
-    let reign = agreed.reign().filter(|reign| reign.epoch == inner.local.promise.reigned)?;
-    let safe = ["fsync", "full_page_writes"].iter().all(|name| sample.watched.get(*name).is_some_and(|v| v == "on"));
-    Some(sample.sync_names == execute::names(shared, &reign.setting, reign.epoch) && safe)
-}
-
-/// Takes a look in: what is astray, and whether files were changed and loaded unseen. Returns whether the evidence has
-/// changed. Keeps S1.
-pub(super) fn look(shared: &Shared, inner: &mut Inner, sample: &Sample, began: Time) -> bool {
-    let mut evidence = unseen_reload(&shared.layout, inner, sample);
-    if inner.local.busy {
-        // What is put in force at this moment is judged by the act itself.
-        inner.drifted.names.clear();
-        return evidence;
-    }
-    let drifted = &mut inner.drifted;
-    drifted.at = began;
-    drifted.names = match inner.expected.as_mut() {
-        Some(expected) => {
-            let mut names = astray(expected, &drifted.of_session, sample, began);
-            // What was written here and no new connection could show yet is nobody else's doing.
-            let written = |name: &str| {
-                name == "synchronous_standby_names" && shared.unproven_file.rule().as_ref() == Some(&sample.sync_names)
-            };
-            names.retain(|name| !written(name));
-            expected.seen |= names.is_empty() && began >= expected.since.plus(RELOAD_MS);
-            names
-        }
-        None => Vec::new(),
-    };
-    let names = drifted.names.clone();
-    let weak = |list: &[&str]| names.iter().any(|name| list.contains(&name.as_str()));
-    // A rule that this agent has not put in force yet, and does not find in force, is none either.
-    let unknown = inner.expected.is_none()
-        && !sample.in_recovery
-        && inner.local.in_force.as_ref().is_some_and(|f| f.door_open && f.version.is_none())
-        && shows_agreed(shared, inner, sample) == Some(false);
-    inner.drifted.since = (!names.is_empty()).then_some(inner.drifted.since.unwrap_or(began));
-    let promise_astray = !sample.in_recovery && (names.iter().any(|name| unproven::weakens(name)) || unknown);
-    inner.local.rule_astray_since = promise_astray.then_some(inner.local.rule_astray_since.unwrap_or(began));
-    let shown = |name: &str| format!("{name} is {:?}", sample.watched.get(name).map_or("", String::as_str));
-    if !sample.in_recovery && weak(&["synchronous_standby_names"]) {
-        inner.local.rule_doubt.raise();
-        evidence |= inner.unproven_begins(Cause::RuleNotInForce, &shown("synchronous_standby_names"));
-    } else if unknown {
-        inner.local.rule_doubt.raise();
-    }
-    if !sample.in_recovery && weak(&["fsync", "full_page_writes"]) {
-        let both = ["fsync", "full_page_writes"].map(shown).join(", ");
-        evidence |= inner.unproven_begins(Cause::UnsafeSetting, &both);
-    } else {
-        evidence |= inner.unproven.ends(Cause::UnsafeSetting, began);
-    }
-    evidence
-}
-
-/// The files that override ours were changed and loaded between two looks: what stood in them in between, nobody saw.
-/// A reload for other reasons (logs that are rotated) changes none of them.
-fn unseen_reload(layout: &Layout, inner: &mut Inner, sample: &Sample) -> bool {
-    let mut paths = vec![layout.auto_conf()];
-    if !reads_ours(layout, sample) {
-        paths.push(layout.postgresql_conf());
-    }
-    let now = (paths.iter().map(|path| stamp(path)).collect::<Vec<_>>(), sample.loaded_us);
-    let before = inner.drifted.files.replace(now.clone());
-    let serves = !sample.in_recovery && inner.local.in_force.as_ref().is_some_and(|f| f.version.is_some());
-    match before {
-        Some((files, loaded)) if serves && files != now.0 && loaded != now.1 => {
-            inner.local.rule_doubt.raise();
-            let what = "postgresql.auto.conf or postgresql.conf was changed and loaded between two looks";
-            inner.unproven_begins(Cause::ReloadByOthers, what)
-        }
-        // What was loaded may have taken the rule out of force.
-        _ => !inner.local.rule_doubt.is_open() && inner.unproven.ends(Cause::ReloadByOthers, clock::now()),
-    }
+/// The files that could weaken the rule, as they are now.
+pub(super) fn stamps(layout: &Layout, sample: &Sample) -> Vec<Option<Stamp>> {
+    let ours = reads_ours(layout, sample);
+    let theirs = (!ours).then(|| layout.postgresql_conf());
+    [layout.auto_conf()].iter().chain(&theirs).map(|path| stamp(path)).collect()
 }
 
 /// Asks PostgreSQL where what is astray comes from, says it, and has it put back.
@@ -244,15 +117,10 @@ pub(super) async fn settle(shared: &Arc<Shared>, link: &Link) {
     shared.problem("drift", Some(text));
     if primary {
         let mut inner = shared.lock();
-        if inner.local.busy || inner.expected.as_ref().is_none_or(|expected| expected.since > at) {
-            // Put in force anew while it was asked.
+        if !in_force::put_in_doubt(&mut inner, at) {
             return;
         }
         inner.drifted.told = Some((join(&origins), clock::now().plus(NOTICE_MS)));
-        if let Some(in_force) = inner.local.in_force.as_mut() {
-            in_force.version = None;
-        }
-        inner.local.proven = None;
         drop(inner);
         shared.work.notify_one();
         return;
@@ -273,7 +141,7 @@ pub(super) async fn settle(shared: &Arc<Shared>, link: &Link) {
 /// Takes lines that override ours out of the files and has PostgreSQL read them.
 fn put_back(shared: &Shared) -> anyhow::Result<()> {
     clear_overrides(shared)?;
-    let postmaster = shared.lock().postmaster.clone();
+    let postmaster = shared.server().postmaster.clone();
     if let Some(postmaster) = postmaster {
         execute::instance(shared).reload(&postmaster)?;
     }
@@ -414,7 +282,7 @@ async fn tidy(shared: &Arc<Shared>, link: &Link, ours: bool) -> anyhow::Result<(
         return Ok(());
     }
     // What overrides without an effect stays for one look, so that whoever set it can see that.
-    let seen_before = std::mem::replace(&mut shared.lock().drifted.idle, found.clone()) == found;
+    let seen_before = std::mem::replace(&mut shared.server().idle_overrides, found.clone()) == found;
     if ours && !seen_before {
         return Ok(());
     }
@@ -443,7 +311,3 @@ fn pending(error: &FileError) -> Option<String> {
         ["max_connections", "max_worker_processes", "max_prepared_transactions", "max_locks_per_transaction"];
     FLOOR_OF_PRIMARY.contains(&lower.as_str()).then(|| format!("{name} = '{value}'{place} waits for a restart"))
 }
-
-#[cfg(test)]
-#[path = "in_force_test.rs"]
-mod tests;

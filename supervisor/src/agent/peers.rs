@@ -4,7 +4,7 @@
 //! 16), nobody is given the password who has not shown that he knows it: a server that speaks TLS must also bind the
 //! channel, at every connection; one that does not is only as good as this check.
 
-use super::shared::{Inner, Shared};
+use super::shared::{Server, Shared};
 use crate::clock;
 use anyhow::bail;
 use pgvigil_core::{id::MemberId, local::LocalPostgres, reconcile::Upstream, time::Time};
@@ -68,10 +68,12 @@ fn moved(shared: &Shared, upstream: &MemberId) {
     let Some(agreed) = shared.agreed() else { return };
     let Some(member) = agreed.members.get(upstream) else { return };
     let place = (member.spec.host.clone(), member.spec.port);
+    let stale = {
+        let server = shared.server();
+        let plus = plus(shared, &server, &place);
+        server.pointed_at.as_ref().is_some_and(|(to, with)| *to != place || plus.is_some_and(|plus| plus != *with))
+    };
     let mut inner = shared.lock();
-    let plus = plus(shared, &inner, &place);
-    let stale =
-        inner.pointed_at.as_ref().is_some_and(|(to, with)| *to != place || plus.is_some_and(|plus| plus != *with));
     if stale && let Some(in_force) = inner.local.in_force.as_mut() {
         in_force.upstream = None;
         drop(inner);
@@ -87,7 +89,7 @@ async fn look(shared: &Shared, upstream: Option<&MemberId>) {
     let mut refusing = Vec::new();
     for member in agreed.members.values().filter(|member| member.spec.member != *shared.me()) {
         let place = (member.spec.host.clone(), member.spec.port);
-        let known = shared.lock().peers.get(&place).cloned();
+        let known = shared.server().peers.get(&place).cloned();
         let trouble = upstream == Some(&member.spec.member)
             || known.as_ref().is_some_and(|peer| peer.answer.as_ref().is_err_and(Refused::lasts));
         let pause = if trouble { TROUBLE_MS } else { CALM_MS };
@@ -108,25 +110,25 @@ async fn ask(shared: &Shared, place: &(String, u16), limit: Duration) -> Result<
     let (role, password) = (&shared.access.replication_role, shared.secret.password());
     let answer = meet(Caller { host: &place.0, port: place.1, role, password }, limit).await;
     let peer = Peer { at: clock::now(), answer: answer.clone() };
-    shared.lock().peers.insert(place.clone(), peer);
+    shared.server().peers.insert(place.clone(), peer);
     answer
 }
 
 /// Whether a connection there must bind its channel; `None`: not known.
-fn plus(shared: &Shared, inner: &Inner, place: &(String, u16)) -> Option<bool> {
+fn plus(shared: &Shared, server: &Server, place: &(String, u16)) -> Option<bool> {
     if shared.binaries.version().major >= 16 {
         return Some(false);
     }
-    inner.peers.get(place).and_then(|peer| peer.answer.as_ref().ok()).map(|met| met.tls)
+    server.peers.get(place).and_then(|peer| peer.answer.as_ref().ok()).map(|met| met.tls)
 }
 
 /// Whether the upstream may be given the password, and if so whether only over a bound channel.
 pub async fn trusted(shared: &Shared, upstream: &Upstream) -> anyhow::Result<bool> {
     let place = (upstream.host.clone(), upstream.port);
     let known = {
-        let inner = shared.lock();
-        let fresh = inner.peers.get(&place).is_some_and(|peer| clock::now().since(peer.at) < TRUSTED_MS);
-        plus(shared, &inner, &place).filter(|_| fresh || shared.binaries.version().major >= 16)
+        let server = shared.server();
+        let fresh = server.peers.get(&place).is_some_and(|peer| clock::now().since(peer.at) < TRUSTED_MS);
+        plus(shared, &server, &place).filter(|_| fresh || shared.binaries.version().major >= 16)
     };
     if let Some(plus) = known {
         return Ok(plus);

@@ -8,13 +8,14 @@
 //! the marker by its own old rule, and k of the new S need not have that commit (found by the model,
 //! `proof-of-marker-only`: 15 steps to a lost commit).
 
-use super::{execute, shared::Shared};
+use super::shared::Shared;
 use anyhow::{Context, bail};
 use pgvigil_core::{
     command::Proof,
     id::{Epoch, MemberKey, RuleVersion},
     lsn::Lsn,
     rule::Setting,
+    sync_rule::SyncRule,
 };
 use pgvigil_postgres::{
     Link,
@@ -37,8 +38,8 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Tries to prove `version` of `epoch`; on success the proof lies in [`Shared`] for the next report.
 pub async fn prove(shared: &Arc<Shared>, epoch: Epoch, setting: &Setting, version: RuleVersion) -> anyhow::Result<()> {
-    let endpoint = shared.lock().endpoint.clone();
-    let names = execute::names(shared, setting, epoch);
+    let endpoint = shared.server().endpoint.clone();
+    let names = SyncRule::of(shared.agreed().as_deref(), setting, epoch).names_value();
     let shown = fresh_value(&endpoint, "synchronous_standby_names", STATEMENT).await?;
     if shown != names && !fault::planted(Bug::RuleNotInForce) {
         if let Some(in_force) = shared.lock().local.in_force.as_mut() {

@@ -1,7 +1,8 @@
 //! Commits that somebody releases by hand (`pg_cancel_backend` on one that waits for standbys): PostgreSQL then tells the client
 //! COMMIT, with a warning that no driver shows, and no standby need have it.
 
-use super::{confirmed::confirmed, sampler::LIMIT, shared::Shared};
+use super::{sampler::LIMIT, shared::Shared};
+use pgvigil_agent::confirmed::confirmed;
 use pgvigil_core::{
     local::LocalPostgres,
     rpo::{Cause, Waiter},

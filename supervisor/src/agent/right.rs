@@ -1,8 +1,9 @@
 //! The right to serve as its holder keeps it: the deadline goes to the guard, and only once the guard has confirmed it
 //! is the right longer. Keeps S3.
 
-use super::shared::{Inner, Shared};
+use super::shared::Shared;
 use crate::clock;
+use pgvigil_agent::known::Known;
 use pgvigil_core::{
     guard::Order,
     keeper::{CONFIRM_MS, KEEP_MS, Keeper, Next, Renewal, Step},
@@ -37,7 +38,7 @@ async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>
         let Some(agreed) = shared.agreed() else { continue };
         let step = {
             let mut inner = shared.lock();
-            let Inner { local, guarded, .. } = &mut *inner;
+            let Known { local, guarded, .. } = &mut *inner;
             keeper.hear(news, due, &agreed, local, guarded, clock::now())
         };
         match step {
@@ -58,7 +59,7 @@ async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, keeper: &mut Keeper
         let answer = guard.tell(order.message()).await;
         let next = {
             let mut inner = shared.lock();
-            let Inner { local, guarded, .. } = &mut *inner;
+            let Known { local, guarded, .. } = &mut *inner;
             keeper.told(answer.as_ref().ok().copied(), local, guarded)
         };
         if let (Next::Again | Next::GivenUp, Err(error)) = (next, answer) {

@@ -6,6 +6,7 @@
 
 use super::shared::Shared;
 use crate::clock;
+use pgvigil_agent::known::ServerId;
 use pgvigil_core::{id::Epoch, local::LocalPostgres, time::Time};
 use pgvigil_postgres::{Link, role::Look};
 use std::{sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ const STATEMENT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Keeper {
     /// The server and the reign that were looked at last, and since when.
-    of: Option<(i32, Epoch, Time)>,
+    of: Option<(ServerId, Epoch, Time)>,
     last: Time,
     looking: Option<JoinHandle<()>>,
 }
@@ -57,7 +58,7 @@ impl Keeper {
 }
 
 /// The primary that reigns here: its process, its epoch, and whether enough standbys stream.
-fn reigning(shared: &Shared) -> Option<(i32, Epoch, bool)> {
+fn reigning(shared: &Shared) -> Option<(ServerId, Epoch, bool)> {
     let agreed = shared.agreed()?;
     let reign = agreed.reign()?;
     let inner = shared.lock();
@@ -67,12 +68,12 @@ fn reigning(shared: &Shared) -> Option<(i32, Epoch, bool)> {
     let mine = reign.primary.member == *shared.me() && !inner.stopping;
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
     let enough = k == 0 || inner.local.standbys_enough_since.is_some();
-    let pid = inner.postmaster.as_ref()?.pid();
+    let pid = inner.server?;
     (reigns && mine).then_some((pid, reign.epoch, enough))
 }
 
 async fn mend(shared: Arc<Shared>, look: Look) {
-    let endpoint = shared.lock().endpoint.clone();
+    let endpoint = shared.server().endpoint.clone();
     // No standby may be able to connect: nothing that is written here can wait for one.
     let mended = async {
         let link = Link::connect(&endpoint, "role", "-c synchronous_commit=local", STATEMENT).await?;

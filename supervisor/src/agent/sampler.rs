@@ -1,22 +1,10 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
-use super::{
-    confirmed::confirmed,
-    door, evidence, in_force, released,
-    shared::{Inner, Shared},
-    twin, unproven, way_in,
-};
+use super::{door, evidence, in_force, released, shared::Shared, twin, way_in};
 use crate::clock;
+use pgvigil_agent::{in_force::Look, known::ServerId, sampler, twin::copies as copies_of};
 use pgvigil_consensus::grid;
-use pgvigil_core::{
-    id::TimelineId,
-    keeper::Renewal,
-    local::{InForce, LocalPostgres, Running},
-    reign::ElectionKind,
-    report::Adoptable,
-    rpo,
-    time::Time,
-};
+use pgvigil_core::{keeper::Renewal, local::LocalPostgres, reign::ElectionKind, time::Time};
 use pgvigil_postgres::{
     ClusterState, ControlFile, Endpoint, Link, Postmaster, Sample,
     datadir::{self, Content, PostmasterStatus},
@@ -43,7 +31,7 @@ const SHUT_OUT_MS: u64 = 500;
 /// Starts the sampler.
 pub fn start(shared: Arc<Shared>) {
     tokio::spawn(async move {
-        let mut link: Option<(i32, Link)> = None;
+        let mut link: Option<(i32, Arc<Link>)> = None;
         let mut looking: Option<JoinHandle<()>> = None;
         let mut count = 0_u64;
         let mut role = super::role::Keeper::default();
@@ -52,7 +40,7 @@ pub fn start(shared: Arc<Shared>) {
             role.round(&shared);
             count += 1;
             let (rarely, often) = LOOK_EVERY;
-            let every = if shared.lock().endpoint.ways.barred().is_some() { often } else { rarely };
+            let every = if shared.server().endpoint.ways.barred().is_some() { often } else { rarely };
             if shared.lock().sample.is_some()
                 && count % every == 1
                 && looking.as_ref().is_none_or(JoinHandle::is_finished)
@@ -82,8 +70,8 @@ fn pause(shared: &Shared) -> u64 {
     if planned && receives { DRAINING_MS } else { agreed.settings.heartbeat_ms * 4 / 5 }
 }
 
-async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64) {
-    let postmaster = shared.lock().postmaster.clone();
+async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Arc<Link>)>, count: u64) {
+    let postmaster = shared.server().postmaster.clone();
     let Some(postmaster) = postmaster else {
         *link = None;
         let busy = shared.lock().local.busy;
@@ -98,11 +86,15 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
         return;
     };
     let pid = postmaster.pid();
-    let endpoint = shared.lock().endpoint.clone();
+    let endpoint = shared.server().endpoint.clone();
     if link.as_ref().is_none_or(|(of, link)| *of != pid || link.is_closed() || !endpoint.keeps(link)) {
         *link = None;
         match Link::connect(&endpoint, "pgvigil sampler", "", LIMIT).await {
-            Ok(fresh) => *link = Some((pid, fresh)),
+            Ok(fresh) => {
+                let fresh = Arc::new(fresh);
+                shared.server().warm_link = Arc::downgrade(&fresh);
+                *link = Some((pid, fresh));
+            }
             Err(error) if error.is_starting() => {
                 shared.lock().local.starting_since.get_or_insert_with(clock::now);
                 return;
@@ -127,7 +119,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
             let held = sample.in_recovery && sample.replay_paused;
             twin::look_at_receiver(shared, Some(&sample));
             shared.problem("copied standby", copies(shared, &sample));
-            take(shared, sample, began, pid);
+            take(shared, &sample, began, id(&postmaster));
             if held {
                 undercut(shared, open).await;
             }
@@ -177,7 +169,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Link)>, count: u64)
 fn copies(shared: &Shared, sample: &Sample) -> Option<String> {
     let agreed = shared.agreed()?;
     let epoch = shared.lock().local.promise.reigned;
-    twin::copies(&agreed, epoch, sample).filter(|_| !sample.in_recovery)
+    copies_of(&agreed, epoch, sample).filter(|_| !sample.in_recovery)
 }
 
 /// Replay stands still: because somebody paused it, or because the primary was restarted with larger settings than this
@@ -246,14 +238,16 @@ fn find(shared: &Arc<Shared>) {
                         adopt(shared, postmaster);
                         return;
                     }
-                    Ok(None) => stopped(shared),
+                    Ok(None) => sampler::stopped(&shared.lock(), || {
+                        ControlFile::read(&shared.binaries, dir).is_ok_and(|c| c.state.is_clean())
+                    }),
                     Err(error) => LocalPostgres::Unusable { why: error.to_string() },
                 }
             }
         }
     };
     let mut inner = shared.lock();
-    if inner.postmaster.is_none() && inner.local.postgres != postgres && !inner.local.busy {
+    if inner.server.is_none() && inner.local.postgres != postgres && !inner.local.busy {
         inner.local.postgres = postgres;
         if inner.local.marker.is_none() && !half_made {
             inner.local.marker = super::marker::read(dir).ok().flatten();
@@ -261,22 +255,6 @@ fn find(shared: &Arc<Shared>) {
         drop(inner);
         shared.work.notify_one();
         shared.report.notify_one();
-    }
-}
-
-fn stopped(shared: &Shared) -> LocalPostgres {
-    let inner = shared.lock();
-    match &inner.local.postgres {
-        _ if inner.local.marker.is_none() => LocalPostgres::Unusable {
-            why: "a stopped PostgreSQL without pgvigil's mark: start it to have it adopted, or move its data directory away"
-                .to_owned(),
-        },
-        already @ LocalPostgres::Stopped { .. } => already.clone(),
-        _ => {
-            // Found stopped by an agent that has just started: how it ended is read from its control file.
-            let clean = ControlFile::read(&shared.binaries, &shared.layout.data_dir).is_ok_and(|c| c.state.is_clean());
-            LocalPostgres::Stopped { crashed: !clean }
-        }
     }
 }
 
@@ -288,39 +266,35 @@ fn adopt(shared: &Arc<Shared>, postmaster: Postmaster) {
     let recovers = control.is_ok_and(|control| control.state == ClusterState::InArchiveRecovery);
     // The door as this agent left it: restarting pgvigil closes it to nobody.
     let door_open = door::may_be_open(&shared.layout.agent_dir);
-    let mut inner = shared.lock();
     // What it is, the first sample tells. The fence on disk says what it is only of a server that has not become a primary
     // since: there it lies for the next start.
     let status = file.as_ref().and_then(|file| file.status);
     let standby = recovers || matches!(status, Some(PostmasterStatus::Starting | PostmasterStatus::Standby));
-    inner.local.fence_on_disk = standby && shared.layout.standby_signal().exists();
+    let fenced = standby && shared.layout.standby_signal().exists();
     if let Some((port, socket_dir)) = file.and_then(|file| file.port.zip(file.socket_dir)) {
-        inner.endpoint = Endpoint { socket_dir, port, ..inner.endpoint.clone() };
+        let mut server = shared.server();
+        server.endpoint = Endpoint { socket_dir, port, ..server.endpoint.clone() };
     }
-    if inner.local.marker.is_some() && inner.local.in_force.is_none() {
-        let epoch = inner.local.promise.reigned;
-        inner.local.in_force = Some(InForce { epoch, version: None, door_open, ..InForce::default() });
-    }
-    drop(inner);
+    sampler::adopt(&mut shared.lock(), id(&postmaster), fenced, door_open);
     tracing::info!(member = %shared.me(), pid = postmaster.pid(), "found PostgreSQL running");
     watch(shared, postmaster);
+}
+
+/// How it is known to what is pure.
+pub(super) fn id(postmaster: &Postmaster) -> ServerId {
+    ServerId::try_from(postmaster.pid()).unwrap_or_default()
 }
 
 /// Keeps `postmaster` and notices its end at once.
 pub fn watch(shared: &Arc<Shared>, postmaster: Postmaster) {
     let postmaster = Arc::new(postmaster);
-    {
-        let mut inner = shared.lock();
-        inner.local.postgres = LocalPostgres::Starting;
-        inner.local.starting_since = None;
-        inner.stopping = false;
-        inner.postmaster = Some(Arc::clone(&postmaster));
-    }
+    shared.server().postmaster = Some(Arc::clone(&postmaster));
+    shared.lock().found_running(id(&postmaster));
     shared.look.notify_one();
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let exit = postmaster.exited().await;
-        let ours = shared.lock().postmaster.as_ref().is_some_and(|p| p.pid() == postmaster.pid());
+        let ours = shared.lock().server == Some(id(&postmaster));
         if !ours {
             return;
         }
@@ -334,111 +308,23 @@ pub fn watch(shared: &Arc<Shared>, postmaster: Postmaster) {
     });
 }
 
-fn take(shared: &Arc<Shared>, sample: Sample, began: Time, pid: i32) {
-    let mut guard = shared.lock();
-    let inner = &mut *guard;
-    if inner.postmaster.as_ref().is_none_or(|postmaster| postmaster.pid() != pid) {
-        return;
-    }
-    if inner.local.marker.is_none() {
-        unmarked(shared, inner, &sample);
-        return;
-    }
-    let before = match &inner.local.postgres {
-        LocalPostgres::Running(running) => Some(running.clone()),
-        _ => None,
+fn take(shared: &Arc<Shared>, sample: &Sample, began: Time, server: ServerId) {
+    let files = in_force::stamps(&shared.layout, sample);
+    let (agreed, major) = (shared.agreed(), u32::from(shared.binaries.version().major));
+    let taken = {
+        let mut inner = shared.lock();
+        let now = (clock::now(), clock::wall());
+        let written = || shared.unproven_file.rule();
+        let look = Look { sample, began, now, agreed: agreed.as_deref(), files: &files, written: &written };
+        sampler::take(&mut inner, look, server, major)
     };
-    inner.local.unasked_since = None;
-    let running = running(&sample, before.as_ref(), began);
-    if sample.in_recovery {
-        // What a primary complained of is over when it is one no more.
-        inner.problems.remove("canary");
-        if inner.flush_seen.is_none_or(|(lsn, _)| lsn != running.flush_lsn) {
-            // Its answer's time, not its beginning: what came in between may belong to a canary that began in between,
-            // and the successor's door must outwait that one too (found by the model, `quiet-from-beginning`). Keeps S3.
-            inner.flush_seen = Some((running.flush_lsn, clock::now()));
-        }
-    } else if let Some(agreed) = shared.agreed.borrow().as_ref()
-        && let Some(rule) = agreed.newest_rule()
-    {
-        let streaming = |name: &String| {
-            sample.walsenders.iter().any(|s| s.application_name == *name && s.state.as_deref() == Some("streaming"))
-        };
-        let names = rule.setting.cohort.iter().map(|key| agreed.sync_name(key, rule.epoch));
-        let count = names.filter(streaming).count();
-        inner.local.standbys_enough_since = match inner.local.standbys_enough_since {
-            _ if rule.setting.k == 0 || count < rule.setting.k as usize => None,
-            None => Some(began),
-            since => since,
-        };
-    }
-    let changed = before.as_ref().is_none_or(|b| {
-        (b.in_recovery, b.timeline, b.streaming) != (running.in_recovery, running.timeline, running.streaming)
-    });
-    let senders_changed = !sample.in_recovery
-        && inner.sample.as_ref().is_none_or(|(old, _)| {
-            old.walsenders
-                .iter()
-                .map(|s| (&s.application_name, &s.state))
-                .ne(sample.walsenders.iter().map(|s| (&s.application_name, &s.state)))
-        });
-    if !running.in_recovery {
-        // A primary that ends is fenced anew: its processes must be seen gone, whatever lies on disk.
-        inner.local.fence_on_disk = false;
-    }
-    inner.local.postgres = LocalPostgres::Running(running);
-    let evidence = in_force::look(shared, inner, &sample, began) | unproven::look(inner, &sample, began);
-    inner.replies.note(&sample.walsenders, began);
-    let agreed = shared.agreed();
-    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(agreed, &inner.local, &sample.walsenders));
-    let taken =
-        agreed.as_deref().and_then(|agreed| agreed.reign()).is_some_and(|reign| rpo::name_taken(&reign.unproven));
-    let canary = inner.canaries.looked(unproven::shows_rule(inner, &sample) && !taken, confirmed, began);
-    inner.sample = Some((sample, began));
-    drop(guard);
-    if evidence {
+    if taken.evidence {
         shared.evidence_changed();
     }
-    if let (Some((epoch, began_at)), Some(renewals)) = (canary, shared.renewals.get()) {
+    if let (Some((epoch, began_at)), Some(renewals)) = (taken.canary, shared.renewals.get()) {
         renewals.send(Renewal::Canary { epoch, began_at }).ok();
     }
-    if changed || senders_changed {
-        shared.work.notify_one();
-        shared.report.notify_one();
-    }
-}
-
-fn running(sample: &Sample, before: Option<&Running>, now: Time) -> Running {
-    let flush = if sample.in_recovery {
-        // The walreceiver's position is forgotten by a restart; what was replayed was received.
-        sample.receive_lsn.max(sample.replay_lsn)
-    } else {
-        sample.flush_lsn
-    };
-    let flush_lsn = flush.unwrap_or_default();
-    let moved = before.is_none_or(|b| b.flush_lsn != flush_lsn || b.in_recovery != sample.in_recovery);
-    let streaming = sample.receiver.as_ref().is_some_and(|r| r.status == "streaming");
-    let timeline = sample.timeline.or_else(|| sample.receiver.as_ref().and_then(|r| r.timeline));
-    Running {
-        in_recovery: sample.in_recovery,
-        timeline: timeline.or_else(|| before.map(|b| b.timeline)).unwrap_or(TimelineId(0)),
-        flush_lsn,
-        streaming,
-        wal_moved_at: if moved { now } else { before.map_or(now, |b| b.wal_moved_at) },
-    }
-}
-
-/// A server that pgvigil did not set up.
-fn unmarked(shared: &Arc<Shared>, inner: &mut Inner, sample: &Sample) {
-    let Some(slow) = &inner.slow else { return };
-    let found = LocalPostgres::Adoptable(Adoptable {
-        system_identifier: slow.system_identifier,
-        in_recovery: sample.in_recovery,
-        timeline: sample.timeline.unwrap_or(slow.checkpoint_timeline),
-        major: u32::from(shared.binaries.version().major),
-    });
-    if inner.local.postgres != found {
-        inner.local.postgres = found;
+    if taken.changed {
         shared.work.notify_one();
         shared.report.notify_one();
     }

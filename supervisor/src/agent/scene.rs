@@ -4,6 +4,7 @@
 use super::shared::Shared;
 use crate::clock;
 use nix::sys::statvfs::statvfs;
+use pgvigil_agent::scene::Scene;
 use pgvigil_consensus::grid;
 use pgvigil_core::worker::Orders;
 use std::{
@@ -23,19 +24,6 @@ const PACE: Duration = Duration::from_millis(500);
 const IDLE: Duration = Duration::from_secs(2);
 /// A file that is larger is looked at by its size and times only.
 const CONTENT_MAX: u64 = 256 << 10;
-
-/// See the module. Only compared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scene {
-    /// The files that people write and PostgreSQL needs to start, and who may read them.
-    files: u64,
-    /// How much room there is for data and for WAL, in coarse steps: an act writes files itself.
-    room: (u8, u8),
-    /// Whether somebody else has PostgreSQL's port.
-    port_taken: bool,
-    /// What operators asked for and set.
-    orders: Option<Orders>,
-}
 
 /// Looks at the room that is left, and at all the rest while something is held back.
 pub fn start(shared: Arc<Shared>) {
@@ -61,7 +49,7 @@ fn waits(shared: &Shared) -> bool {
 
 async fn look(shared: &Arc<Shared>, room: (u8, u8)) {
     let orders = shared.agreed().map(|agreed| Orders::of(&agreed, shared.me()));
-    let port_taken = shared.lock().postmaster.is_none() && is_taken(shared.config.port);
+    let port_taken = shared.server().postmaster.is_none() && is_taken(shared.config.port);
     let data = shared.layout.data_dir.clone();
     let Ok(files) = tokio::task::spawn_blocking(move || files(&data)).await else { return };
     if waits(shared) && shared.lock().worker.brake.look(Scene { files, room, port_taken, orders }, clock::now()) {

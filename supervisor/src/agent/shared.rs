@@ -2,11 +2,9 @@
 
 use super::{
     access::Names,
-    in_force::{Drifted, Expected},
     marker::{self, Judged, Kept, MarkerError},
     peers::Peers,
     promise::{PromiseError, PromiseFile, Promises},
-    twin::Replies,
     unproven::UnprovenFile,
 };
 use crate::{
@@ -14,30 +12,26 @@ use crate::{
     config::{Config, ConfigError, Fixture, MemberConfig},
     journal::Journal,
 };
+use pgvigil_agent::{
+    known::{Known, Remembered},
+    report,
+};
 use pgvigil_consensus::Consensus;
 use pgvigil_core::{
-    beats::Leader,
     cluster::ClusterState,
-    command::Proof,
-    id::{ClusterId, Epoch, MemberId, NodeId, TimelineId},
-    keeper::{Guarded, Renewal},
-    lease::Right,
-    local::{Directory, Local, LocalPostgres, Promise, RuleDoubt},
-    lsn::Lsn,
+    id::{ClusterId, Epoch, MemberId, NodeId},
+    keeper::Renewal,
+    local::Promise,
     member::MemberSpec,
-    report::{DiscardedWal, Probe, Receiver},
-    rpo::{Canaries, Ledger, Releases},
-    time::{Time, WallTime},
-    worker::Worker,
-    written::Written,
+    report::Report,
 };
 use pgvigil_postgres::{
-    Binaries, DirLock, Endpoint, Layout, Link, Postmaster, Sample, SlowSample, boottime_ms, cgroup, fsio::FsError,
-    hba::Access, lock::LockError, role::Secret, tcp, version::BinariesError, ways::Ways,
+    Binaries, DirLock, Endpoint, Layout, Link, Postmaster, cgroup, drift::Drift, fsio::FsError, hba::Access,
+    lock::LockError, role::Secret, tcp, version::BinariesError, ways::Ways,
 };
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
 };
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -119,9 +113,10 @@ pub struct Shared {
     pub journal: Journal,
     /// The promise on disk, and its owner.
     pub promises: Promises,
-    /// What is not agreed yet of [`Inner::unproven`].
+    /// What is not agreed yet of [`Known::unproven`].
     pub unproven_file: UnprovenFile,
-    inner: Mutex<Inner>,
+    known: Mutex<Known>,
+    server: Mutex<Server>,
     /// Wakes the worker.
     pub work: Notify,
     /// Asks for a report at once.
@@ -135,117 +130,27 @@ pub struct Shared {
     _lock: DirLock,
 }
 
-/// Everything that changes.
+/// What is held of the server and of other servers: handles, and what was learnt on the way to them.
 #[derive(Debug)]
-pub struct Inner {
-    /// What `reconcile` looks at.
-    pub local: Local,
+pub struct Server {
     /// The socket directory and port under which PostgreSQL was last started or found.
     pub endpoint: Endpoint,
     /// The postmaster, if one is known to run.
     pub postmaster: Option<Arc<Postmaster>>,
-    /// The newest sample and when it began.
-    pub sample: Option<(Sample, Time)>,
-    /// When the walsenders of this primary last replied.
-    pub replies: Replies,
-    /// What was seen of this standby's walreceiver.
-    pub receiver: Receiver,
-    /// Its connection, for the next look.
+    /// The connection of this standby's walreceiver, for the next look.
     pub receiver_socket: Option<tcp::Connection>,
-    /// The newest slow sample.
-    pub slow: Option<SlowSample>,
-    /// A standby's flushed position and when the first sample that showed it had come in.
-    pub flush_seen: Option<(Lsn, Time)>,
-    /// Ends of records of canaries and markers, newest last: what a standby's flushed position is measured against.
-    pub records: Vec<Lsn>,
-    /// The newest timeline that a history file here describes, reservations excluded; as of the last look.
-    pub newest_timeline: TimelineId,
-    /// When the history file of `own_end`'s timeline was written, by this host's clock.
-    pub own_end_at: Option<WallTime>,
-    /// WAL that others than the canary have written since this became primary.
-    pub written: Written,
-    /// The newest successful canary began then.
-    pub canary_ok_at: Option<Time>,
-    /// The canary under way began then.
-    pub canary_waiting_since: Option<Time>,
-    /// When it was last seen to wait for a lock.
-    pub canary_locked_at: Option<Time>,
-    /// How long the newest successful canary took, in microseconds.
-    pub canary_took_us: u64,
-    /// The newest complete proof.
-    pub proof: Option<Proof>,
-    /// The newest probe of the primary's port and when it ended.
-    pub probe: Option<(Probe, Time)>,
-    /// What a longer act is doing.
-    pub activity: Option<String>,
-    /// Which act may begin now.
-    pub worker: Worker<super::scene::Scene>,
-    /// There is hardly any room left for data or WAL.
-    pub disk_full: bool,
-    /// What a proof or a checkpoint waited for last, as far as it was told already.
-    pub aside_waits_for: Option<String>,
-    /// What went wrong lately, by topic.
-    pub problems: std::collections::BTreeMap<&'static str, String>,
-    /// `reconcile`'s wish for a new incarnation.
-    pub needs_new_incarnation: Option<String>,
-    /// Diverged WAL that was kept aside.
-    pub discarded: Option<DiscardedWal>,
-    /// What the guard has confirmed.
-    pub guarded: Guarded,
-    /// The worst delay of the worker's own timer since the last report.
-    pub starved_ms: u64,
-    /// The seal is good for streaming from.
-    pub can_stream: bool,
-    /// How long before now the sealed position was first sampled; an instant.
-    pub quiet_since: Option<Time>,
-    /// The value of `synchronous_standby_names` that was last put in force.
-    pub names_in_force: Option<String>,
-    /// What was put in force, for looks to hold against the server.
-    pub expected: Option<Expected>,
-    /// What is not as it was put in force.
-    pub drifted: Drifted,
-    /// PostgreSQL was started with its recovery pinned to one timeline.
-    pub pinned: bool,
-    /// The agreed state has named this member since this process began.
-    pub was_member: bool,
-    /// PostgreSQL was stopped by us: its end is no crash.
-    pub stopping: bool,
-    /// When a fence that is under way should be complete. After that this agent is silent: a disk that hangs lets no
-    /// fence be written and no process die, and whoever renews its lease must not go on.
-    pub fence_due: Option<Time>,
-    /// Stretches of time in which commits may have been acknowledged without k standbys, until they are agreed.
-    pub unproven: Ledger,
-    /// The value of `synchronous_standby_names` that an agent before this one wrote last.
-    pub rule_written: Option<String>,
-    /// What the leader heard last has said.
-    pub leader: Leader,
     /// What members' host names mean.
     pub names: Names,
     /// Servers that were asked whether they would let this member in.
     pub peers: Peers,
     /// Where this standby was pointed at last, and whether that connection must bind its channel.
     pub pointed_at: Option<((String, u16), bool)>,
-    /// Canaries that give a right once a look has shown the rule in force.
-    pub canaries: Canaries,
-    /// Who waits for standbys, to see whether anybody is released by hand.
-    pub releases: Releases,
+    /// Lines that override ours without effect on the running server, as the slower look saw them.
+    pub idle_overrides: Vec<Drift>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
     pub proven_link: Option<Link>,
-}
-
-impl Inner {
-    /// WAL may be added, or another history begins: what was read of its end is no longer so.
-    pub fn forget_end(&mut self) {
-        self.local.wal_end = None;
-        self.local.own_end = None;
-        self.own_end_at = None;
-    }
-
-    /// A reign begins here: what was measured in an older one is of another history.
-    pub fn forget_records(&mut self) {
-        self.records.clear();
-        self.written = Written::default();
-    }
+    /// The sampler's session, for a moment in which another one would cost time that nobody has.
+    pub warm_link: Weak<Link>,
 }
 
 /// Whose the data directory is, by its mark and by what is remembered of it; what can be put right is put right. A damaged
@@ -339,77 +244,27 @@ impl Shared {
             replication_role: REPLICATION_ROLE.to_owned(),
             replication_addresses: Vec::new(),
         };
-        let local = Local {
-            me: member.name.clone(),
-            marker: judged.marker,
-            promise: promises.held(),
-            postgres: LocalPostgres::Unknown,
-            wal_end: None,
-            directory: Directory { half_made: judged.half_made, ..Directory::default() },
-            own_end: None,
-            sealed: None,
-            fence_on_disk: false,
-            in_force: None,
-            right: Right::default(),
-            starting_since: None,
-            election_since: None,
-            canary_waiting_ms: 0,
-            standbys_enough_since: None,
-            proven: None,
-            checkpointed_at: None,
-            busy: false,
-            restart_due: None,
-            rule_astray_since: None,
-            rule_doubt: RuleDoubt::default(),
-            unasked_since: None,
-        };
-        let inner = Inner {
-            local,
+        let unproven_file = UnprovenFile::new(&agent_dir);
+        let known = Known::new(
+            member.name.clone(),
+            Remembered {
+                marker: judged.marker,
+                half_made: judged.half_made,
+                promise: promises.held(),
+                unproven: unproven_file.read(),
+                rule_written: unproven_file.rule(),
+            },
+        );
+        let server = Server {
             endpoint,
             postmaster: None,
-            sample: None,
-            replies: Replies::default(),
-            receiver: Receiver::Unknown,
             receiver_socket: None,
-            slow: None,
-            flush_seen: None,
-            records: Vec::new(),
-            newest_timeline: TimelineId(0),
-            own_end_at: None,
-            written: Written::default(),
-            canary_ok_at: None,
-            canary_waiting_since: None,
-            canary_locked_at: None,
-            canary_took_us: 0,
-            proof: None,
-            probe: None,
-            activity: None,
-            worker: Worker::default(),
-            disk_full: false,
-            aside_waits_for: None,
-            problems: std::collections::BTreeMap::new(),
-            needs_new_incarnation: None,
-            discarded: None,
-            guarded: Guarded::default(),
-            starved_ms: 0,
-            can_stream: false,
-            quiet_since: None,
-            names_in_force: None,
-            expected: None,
-            drifted: Drifted::default(),
-            pinned: false,
-            was_member: false,
-            stopping: false,
-            fence_due: None,
-            unproven: UnprovenFile::new(&agent_dir).read(),
-            rule_written: UnprovenFile::new(&agent_dir).rule(),
-            leader: Leader::default(),
             names: Names::new(),
             peers: Peers::new(),
             pointed_at: None,
-            canaries: Canaries::default(),
-            releases: Releases::default(),
+            idle_overrides: Vec::new(),
             proven_link: None,
+            warm_link: Weak::new(),
         };
         Ok(Self {
             cluster: config.cluster.clone(),
@@ -428,8 +283,9 @@ impl Shared {
             door: Mutex::new(()),
             journal,
             promises,
-            unproven_file: UnprovenFile::new(&agent_dir),
-            inner: Mutex::new(inner),
+            unproven_file,
+            known: Mutex::new(known),
+            server: Mutex::new(server),
             work: Notify::new(),
             report: Notify::new(),
             look: Notify::new(),
@@ -439,15 +295,20 @@ impl Shared {
         })
     }
 
-    /// Nothing awaits under this lock.
-    pub fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known. Nothing awaits under this lock; it is taken before that of [`Self::server`], never after it.
+    pub fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is held of the server. Nothing awaits under this lock.
+    pub fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The process id of the postmaster, if one is known to run.
     #[must_use]
     pub fn postmaster_pid(&self) -> Option<i32> {
-        self.lock().postmaster.as_ref().map(|postmaster| postmaster.pid())
+        self.server().postmaster.as_ref().map(|postmaster| postmaster.pid())
     }
 
     /// The member's name.
@@ -465,31 +326,35 @@ impl Shared {
     /// Takes in agreed state, unless it is older than what is held. Keeps S5.
     pub fn learn(&self, state: ClusterState) {
         let named = state.members.get(self.me()).is_some_and(|member| member.spec.node == self.node);
-        let mut election = None;
+        let state = Arc::new(state);
+        let mut before = None;
         let newer = self.agreed.send_if_modified(|held| {
             let newer = held.as_ref().is_none_or(|held| held.revision < state.revision);
             if newer {
-                election = Some(state.election.as_ref().map(|e| e.epoch));
-                let before = held.as_ref().and_then(|held| held.election.as_ref().map(|e| e.epoch));
-                if election == Some(before) {
-                    election = None;
-                }
-                *held = Some(Arc::new(state));
+                before = held.replace(Arc::clone(&state));
             }
             newer
         });
         if !newer {
             return;
         }
-        if named {
-            self.lock().was_member = true;
-        }
+        let election = {
+            let mut known = self.lock();
+            known.was_member |= named;
+            known.note_election(before.as_deref(), &state, clock::now())
+        };
         self.forget_agreed_evidence();
-        if let Some(election) = election {
-            self.lock().local.election_since = election.map(|_| clock::now());
+        if election {
             self.look.notify_one();
         }
         self.work.notify_one();
+    }
+
+    /// The report of this moment; see [`report::make`].
+    #[must_use]
+    pub fn make_report(&self, seq: u64) -> Option<Report> {
+        let agreed = self.agreed();
+        report::make(&mut self.lock(), &self.cluster, &self.spec, agreed.as_deref(), seq, clock::now())
     }
 
     /// Changes the promise for an act of `epoch`: on disk and fsynced first, then in memory. See [`Promises::change`].
@@ -504,13 +369,10 @@ impl Shared {
 
     /// Remembers a problem for the next report, or forgets it.
     pub fn problem(&self, topic: &'static str, text: Option<String>) {
-        let mut inner = self.lock();
-        let changed = match text {
-            Some(text) => inner.problems.insert(topic, text.clone()).as_ref() != Some(&text),
-            None => inner.problems.remove(topic).is_some(),
-        };
-        let now = inner.problems.get(topic).cloned();
-        drop(inner);
+        let mut known = self.lock();
+        let changed = known.problem(topic, text);
+        let now = known.problems.get(topic).cloned();
+        drop(known);
         if changed {
             match now {
                 Some(text) => tracing::warn!(member = %self.me(), topic, "{text}"),
@@ -522,33 +384,16 @@ impl Shared {
 
     /// PostgreSQL was found not to run: forgets everything that was true of the running one.
     pub fn forget_running(&self, crashed: bool) {
-        let mut inner = self.lock();
-        inner.postmaster = None;
-        inner.proven_link = None;
-        inner.sample = None;
-        inner.replies = Replies::default();
-        inner.receiver = Receiver::Unknown;
-        inner.receiver_socket = None;
-        inner.canary_waiting_since = None;
-        inner.local.canary_waiting_ms = 0;
-        inner.local.standbys_enough_since = None;
-        inner.local.in_force = None;
-        inner.local.restart_due = None;
-        inner.local.rule_doubt.server_ended();
-        inner.local.rule_astray_since = None;
-        inner.expected = None;
-        inner.drifted = Drifted::default();
-        inner.local.unasked_since = None;
-        inner.local.proven = None;
-        inner.proof = None;
-        inner.local.postgres = LocalPostgres::Stopped { crashed };
-        drop(inner);
-        self.unproven_all_end();
-    }
-
-    /// `CLOCK_BOOTTIME` now.
-    #[must_use]
-    pub fn now() -> Time {
-        Time(boottime_ms())
+        {
+            let mut server = self.server();
+            server.postmaster = None;
+            server.proven_link = None;
+            server.receiver_socket = None;
+            server.idle_overrides.clear();
+        }
+        let evidence = self.lock().forget_running(crashed, clock::now());
+        if evidence {
+            self.evidence_changed();
+        }
     }
 }

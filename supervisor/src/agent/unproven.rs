@@ -1,15 +1,12 @@
 //! What the agent saw that speaks against "no acknowledged commit can be lost": kept, also on disk, until it is agreed.
 
-use super::{
-    report,
-    shared::{Inner, Shared},
-};
+use super::shared::Shared;
 use crate::clock;
 use pgvigil_core::{
     rpo::{Cause, Ledger, Stretch},
     time::Time,
 };
-use pgvigil_postgres::{Sample, fsio};
+use pgvigil_postgres::fsio;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -63,7 +60,7 @@ impl UnprovenFile {
     /// Before it is put in force: an agent that finds a running primary with another value knows that somebody changed it
     /// while no agent looked.
     pub fn write_rule(&self, names: &str) -> Result<(), fsio::FsError> {
-        fsio::replace(&self.rule, names.as_bytes(), 0o600).map(drop)
+        fsio::overwrite(&self.rule, names.as_bytes(), 0o600).map(drop)
     }
 
     fn write(&self, ledger: &Ledger) {
@@ -80,59 +77,11 @@ impl UnprovenFile {
     }
 }
 
-impl Inner {
-    /// See [`Shared::unproven_begins`]; `true`: the caller then calls [`Shared::evidence_changed`].
-    pub(super) fn unproven_begins(&mut self, cause: Cause, detail: &str) -> bool {
-        let epoch = self.local.promise.reigned;
-        let begins = self.unproven.begins(epoch, cause, detail, clock::now(), clock::wall().0);
-        if begins {
-            tracing::error!(member = %self.local.me, %epoch, ?cause, "commits may be acknowledged without k standbys: {detail}");
-        }
-        begins
-    }
-}
-
-/// Whether a person who sets this may let commits be acknowledged without k standbys.
-pub(super) fn weakens(setting: &str) -> bool {
-    matches!(setting, "synchronous_standby_names" | "synchronous_commit" | "fsync" | "full_page_writes")
-}
-
-/// Whether a look shows what this agent has put in force as the rule of this reign. That backends wait by it is another
-/// question; see [`RuleDoubt`](pgvigil_core::local::RuleDoubt).
-pub(super) fn shows_rule(inner: &Inner, sample: &Sample) -> bool {
-    let reigned = inner.local.promise.reigned;
-    !sample.in_recovery
-        && inner.local.in_force.as_ref().is_some_and(|f| f.epoch == reigned && f.version.is_some())
-        && inner.names_in_force.as_ref() == Some(&sample.sync_names)
-}
-
-/// What a look that began at `began` shows of the rule: in force, or commits lowered. That the names differ is judged
-/// where they are put back. `true`: the evidence has changed.
-pub(super) fn look(inner: &mut Inner, sample: &Sample, began: Time) -> bool {
-    if sample.in_recovery {
-        return inner.unproven.end_all(began);
-    }
-    let reigned = inner.local.promise.reigned;
-    // A primary that was found running, before this agent has put anything in force.
-    if inner.names_in_force.is_none() && inner.rule_written.as_ref().is_some_and(|names| *names != sample.sync_names) {
-        let text = format!(
-            "synchronous_standby_names was {:?} when pgvigil came up: it was changed by hand while pgvigil did not run",
-            sample.sync_names
-        );
-        inner.local.rule_doubt.raise();
-        return inner.unproven_begins(Cause::RuleNotInForce, &text);
-    }
-    let rule = shows_rule(inner, sample) && !inner.local.rule_doubt.is_open();
-    let lowered = report::weakened(sample).join("; ");
-    let lowered = (!lowered.is_empty()).then_some(lowered.as_str());
-    inner.unproven.looked(reigned, rule, lowered, began, clock::wall().0)
-}
-
 impl Shared {
     /// Commits may be acknowledged without k standbys from now on, for this cause, or have been since the rule was last
     /// shown in force. Said again while it goes on, it changes nothing. Agreed as soon as a leader hears of it.
     pub fn unproven_begins(&self, cause: Cause, detail: impl AsRef<str>) {
-        if self.lock().unproven_begins(cause, detail.as_ref()) {
+        if self.lock().unproven_begins(cause, detail.as_ref(), (clock::now(), clock::wall())) {
             self.evidence_changed();
         }
     }
@@ -141,13 +90,6 @@ impl Shared {
     pub fn unproven_ends(&self, cause: Cause) {
         if self.lock().unproven.ends(cause, clock::now()) {
             tracing::info!(member = %self.me(), ?cause, "commits are acknowledged by the rule again");
-            self.evidence_changed();
-        }
-    }
-
-    /// No primary runs here any more: nothing goes on.
-    pub fn unproven_all_end(&self) {
-        if self.lock().unproven.end_all(clock::now()) {
             self.evidence_changed();
         }
     }
@@ -163,7 +105,7 @@ impl Shared {
         }
     }
 
-    /// [`Inner::unproven`] has changed: it is written down and told.
+    /// [`Known::unproven`](pgvigil_agent::known::Known::unproven) has changed: it is written down and told.
     pub(super) fn evidence_changed(&self) {
         let ledger = self.lock().unproven.clone();
         self.unproven_file.write(&ledger);

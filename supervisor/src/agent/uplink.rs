@@ -1,6 +1,6 @@
 //! The stream to the Raft leader: reports up, agreed state and lease renewals down. Finds the leader, and finds it anew.
 
-use super::{report, shared::Shared};
+use super::shared::Shared;
 use crate::{clock, controller::service::LEADER_KEY};
 use futures::StreamExt;
 use pgvigil_consensus::{Consensus, Leadership, grid};
@@ -131,7 +131,7 @@ async fn moved(leadership: &mut Option<tokio::sync::watch::Receiver<Leadership>>
 }
 
 async fn beat(shared: &Shared, frames: &mpsc::Sender<AgentFrame>, beats: &mut Beats) -> Result<(), Status> {
-    let Some(report) = beats.next(clock::now(), |seq| report::make(shared, seq)) else { return Ok(()) };
+    let Some(report) = beats.next(clock::now(), |seq| shared.make_report(seq)) else { return Ok(()) };
     let body = serde_json::to_vec(&report).map_err(|error| Status::internal(error.to_string()))?;
     let frame = AgentFrame { format: WIRE_FORMAT, body };
     frames.send(frame).await.map_err(|_| Status::unavailable("the stream has ended"))

@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_millis(1_500);
 
 /// Looks through a new session, and says what was found.
 pub async fn look(shared: Arc<Shared>) {
-    let endpoint = shared.lock().endpoint.clone();
+    let endpoint = shared.server().endpoint.clone();
     let usual = Link::connect_as_usual(&endpoint, "look", LIMIT).await;
     let link = match usual {
         Ok(link) => Ok(link),
@@ -38,7 +38,7 @@ pub async fn look(shared: Arc<Shared>) {
 
 /// No way in works.
 pub fn shut_out(shared: &Shared, error: &QueryError) {
-    let barred = shared.lock().endpoint.ways.barred();
+    let barred = shared.server().endpoint.ways.barred();
     let text = match barred.filter(|_| Refused::of(error) != Refused::Server) {
         Some(barred) => words(&barred, None, None),
         None => format!("no connection to PostgreSQL: {error}"),
@@ -49,7 +49,7 @@ pub fn shut_out(shared: &Shared, error: &QueryError) {
 /// Keeps what the other ways need.
 async fn prepare(shared: &Shared, link: &Link) -> anyhow::Result<()> {
     let databases = link.databases(LIMIT).await?;
-    let endpoint = shared.lock().endpoint.clone();
+    let endpoint = shared.server().endpoint.clone();
     let kept = tokio::task::spawn_blocking(move || endpoint.ways.learn(databases)).await?;
     kept?;
     let reigns = {
@@ -59,7 +59,7 @@ async fn prepare(shared: &Shared, link: &Link) -> anyhow::Result<()> {
     };
     let found = match link.agent_role(LIMIT).await? {
         AgentRole::Missing | AgentRole::NoLogin if reigns => {
-            let endpoint = shared.lock().endpoint.clone();
+            let endpoint = shared.server().endpoint.clone();
             // Nobody waits for standbys on account of it.
             let link = Link::connect(&endpoint, "role", "-c synchronous_commit=local", LIMIT).await?;
             link.ensure_agent_role(LIMIT).await?

@@ -1,11 +1,8 @@
 //! The worker: asks `reconcile`, does what it says, asks again. Longer acts run beside it, so that a fence never waits.
 
-use super::{
-    execute,
-    scene::Scene,
-    shared::{Inner, Shared},
-};
+use super::{execute, shared::Shared};
 use crate::clock;
+use pgvigil_agent::{known::Known, scene::Scene};
 use pgvigil_core::{
     brake,
     reconcile::Action,
@@ -44,7 +41,7 @@ async fn run(shared: Arc<Shared>) {
         let Some(agreed) = shared.agreed() else { continue };
         let (plan, local) = {
             let mut inner = shared.lock();
-            let Inner { local, worker, canary_waiting_since, .. } = &mut *inner;
+            let Known { local, worker, canary_waiting_since, .. } = &mut *inner;
             let plan = worker.plan(&agreed, local, busy, *canary_waiting_since, now);
             let wish_changed = inner.needs_new_incarnation != plan.needs_new_incarnation;
             inner.needs_new_incarnation.clone_from(&plan.needs_new_incarnation);
@@ -142,7 +139,7 @@ async fn run(shared: Arc<Shared>) {
 }
 
 async fn act_aside(shared: Arc<Shared>, action: Action) {
-    let name = execute::name(&action);
+    let name = action.name();
     let waits_for = execute::act(&shared, action).await.err().map(|error| format!("{name}: not yet: {error:#}"));
     let said = std::mem::replace(&mut shared.lock().aside_waits_for, waits_for.as_deref().map(brake::bare));
     if let Some(text) = waits_for
@@ -165,7 +162,7 @@ fn bug(shared: &Shared, action: &Action, ended: Result<(), JoinError>) {
 
 /// Remembers how an act ended. People hear of each reason once, however often it is tried.
 fn note(shared: &Shared, action: &Action, scene: Option<Scene>, done: anyhow::Result<()>) {
-    let (me, name, now) = (shared.me(), execute::name(action), clock::now());
+    let (me, name, now) = (shared.me(), action.name(), clock::now());
     let mut inner = shared.lock();
     match done {
         Ok(()) => {

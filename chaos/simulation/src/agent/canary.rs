@@ -51,7 +51,7 @@ fn serving(c: &Ctx) -> Option<(u64, Epoch)> {
         return None;
     }
     let k = agreed.newest_rule().map_or(0, |rule| rule.setting.k);
-    let pid = inner.postmaster?;
+    let pid = inner.server?;
     (reigns && in_force && k >= 1 && inner.local.promise.promotion.is_some()).then_some((pid, reign.epoch))
 }
 

@@ -16,9 +16,9 @@ const ATTEMPT_MS: u64 = 10_000;
 
 /// Tries to prove `version` of `epoch`; on success the proof lies ready for the next report.
 pub async fn prove(c: &Ctx, epoch: Epoch, setting: &Setting, version: RuleVersion) -> Result<(), Failed> {
-    let names = c.w.names_of(setting, epoch);
-    let shown = c.sample(STATEMENT_MS).await.ok_or("no server")?.names;
-    if shown != names {
+    let names = c.names_of(setting, epoch);
+    let shown = c.sample(STATEMENT_MS).await.ok_or("no server")?.sync_names;
+    if shown != *names.value {
         if let Some(in_force) = c.a.inner.borrow_mut().local.in_force.as_mut() {
             in_force.version = None;
         }
@@ -31,7 +31,8 @@ pub async fn prove(c: &Ctx, epoch: Epoch, setting: &Setting, version: RuleVersio
         c.a.inner.borrow_mut().local.rule_doubt.checkpoint_followed(doubt);
     }
     c.step("prove.shown").await;
-    let before: BTreeSet<u64> = c.sample(STATEMENT_MS).await.ok_or("no server")?.senders.iter().map(|s| s.id).collect();
+    let before: BTreeSet<i32> =
+        c.sample(STATEMENT_MS).await.ok_or("no server")?.walsenders.iter().map(|s| s.pid).collect();
     let marker = marker(c).await?;
     c.step("prove.marker").await;
     let flushed = if c.w.planted == Some(Planted::ProofInvented) {
@@ -84,23 +85,23 @@ async fn wait(
     c: &Ctx,
     epoch: Epoch,
     setting: &Setting,
-    before: &BTreeSet<u64>,
+    before: &BTreeSet<i32>,
     marker: Lsn,
 ) -> Result<BTreeSet<MemberKey>, Failed> {
     let began = c.now();
     let mut ended = false;
     loop {
-        let senders = c.sample(STATEMENT_MS).await.ok_or("no server")?.senders;
-        let there = |flushed: Option<u64>| flushed.is_some_and(|at| at >= marker.0);
-        let behind: Vec<u64> =
-            senders.iter().filter(|s| before.contains(&s.id) && !there(s.flushed)).map(|s| s.id).collect();
+        let senders = c.sample(STATEMENT_MS).await.ok_or("no server")?.walsenders;
+        let there = |flushed: Option<Lsn>| flushed.is_some_and(|at| at >= marker);
+        let behind: Vec<i32> =
+            senders.iter().filter(|s| before.contains(&s.pid) && !there(s.flush_lsn)).map(|s| s.pid).collect();
         let flushed: BTreeSet<MemberKey> = setting
             .cohort
             .iter()
             .filter(|key| {
-                let name = c.w.name(key, epoch);
-                let mut rows = senders.iter().filter(|s| s.name == name).peekable();
-                rows.peek().is_some() && rows.all(|s| there(s.flushed))
+                let name = c.name(key, epoch);
+                let mut rows = senders.iter().filter(|s| *s.application_name == *name).peekable();
+                rows.peek().is_some() && rows.all(|s| there(s.flush_lsn))
             })
             .cloned()
             .collect();
@@ -112,7 +113,7 @@ async fn wait(
             ended = true;
             c.w.cover.hit("prove", "walsender-ended");
             for id in behind {
-                c.w.terminate_sender(c.h, id);
+                c.w.terminate_sender(c.h, u64::try_from(id).unwrap_or_default());
             }
         }
         let moved = c.agreed().and_then(|agreed| agreed.reign().map(|r| (r.epoch, r.setting.clone())));

@@ -1,7 +1,8 @@
 //! The task that keeps the right to serve: the shipped [`Keeper`], and a way to the guard.
 
-use super::shared::{Ctx, Inner};
+use super::shared::Ctx;
 use crate::{guard::tell as tell_guard, planted::Planted, world::World};
+use pgvigil_agent::known::Known;
 use pgvigil_core::{
     guard::{self, Order},
     keeper::{KEEP_MS, Keeper, Next, Renewal, Step},
@@ -11,7 +12,7 @@ use pgvigil_core::{
 impl Ctx {
     /// Hands a renewal to the task that keeps the right.
     pub fn renew(&self, renewal: Renewal) {
-        self.a.inner.borrow_mut().renewals.push_back(renewal);
+        self.a.renewals.borrow_mut().push_back(renewal);
         self.a.renewed.notify(&self.w.exec);
     }
 }
@@ -21,15 +22,15 @@ pub async fn run(c: Ctx) {
     let mut keeper = Keeper::default();
     loop {
         let mut due = false;
-        if c.a.inner.borrow().renewals.is_empty() {
+        if c.a.renewals.borrow().is_empty() {
             let at = c.now().plus(KEEP_MS);
             due = c.w.until_or_told(c.h, at, &c.a.renewed).await;
         }
-        let news: Vec<Renewal> = c.a.inner.borrow_mut().renewals.drain(..).collect();
+        let news: Vec<Renewal> = c.a.renewals.borrow_mut().drain(..).collect();
         let Some(agreed) = c.agreed() else { continue };
         let step = {
             let mut inner = c.a.inner.borrow_mut();
-            let Inner { local, guarded, .. } = &mut *inner;
+            let Known { local, guarded, .. } = &mut *inner;
             let planted = c.w.planted == Some(Planted::RightOutlivesItsServer);
             let seen = planted.then(|| believe_it_runs(local, &news));
             let step = keeper.hear(news, due, &agreed, local, guarded, c.now());
@@ -61,7 +62,7 @@ async fn tell(c: &Ctx, keeper: &mut Keeper, order: Order) {
         let answer = tell_guard(&c.w, c.h, order.message()).await;
         let next = {
             let mut inner = c.a.inner.borrow_mut();
-            let Inner { local, guarded, .. } = &mut *inner;
+            let Known { local, guarded, .. } = &mut *inner;
             keeper.told(answer.ok(), local, guarded)
         };
         match next {

@@ -1,35 +1,30 @@
 //! Looks at PostgreSQL a few times a second and notices its end at once. After `agent/sampler.rs` of the program.
 
-use super::{
-    report::SYSTEM,
-    shared::{Ctx, Inner},
+use super::shared::Ctx;
+use pgvigil_agent::{
+    in_force::{self, Look},
+    sampler::{self, Taken},
 };
-use crate::postgres::server::Sample;
-use pgvigil_core::{
-    cluster::ClusterState,
-    id::TimelineId,
-    keeper::Renewal,
-    local::{InForce, Local, LocalPostgres, Running},
-    lsn::Lsn,
-    report::Adoptable,
-    rpo::{self, Cause},
-    time::Time,
-};
+use pgvigil_core::{id::TimelineId, keeper::Renewal, local::LocalPostgres, sample::Sample, time::Time};
 
 const LIMIT_MS: u64 = 1_500;
+/// Between two slow samples, in fast ones.
+const SLOW_EVERY: u64 = 40;
 
 /// The task.
 pub async fn run(c: Ctx) {
+    let mut count = 0;
     loop {
-        round(&c).await;
+        round(&c, count).await;
+        count += 1;
         let pause = c.agreed().map_or(200, |agreed| agreed.settings.heartbeat_ms * 4 / 5);
         let at = c.now().plus(pause);
         c.w.until_or_told(c.h, at, &c.a.look).await;
     }
 }
 
-async fn round(c: &Ctx) {
-    let postmaster = c.a.inner.borrow().postmaster;
+async fn round(c: &Ctx, count: u64) {
+    let postmaster = c.a.inner.borrow().server;
     let Some(pid) = postmaster else {
         let busy = c.a.inner.borrow().local.busy;
         if !busy {
@@ -39,12 +34,18 @@ async fn round(c: &Ctx) {
     };
     let began = c.now();
     let Some(sample) = c.sample(LIMIT_MS).await else { return };
-    take(c, sample, began, pid);
-    let slow = c.a.inner.borrow().slow;
-    if !slow && c.query(LIMIT_MS).await.is_some() {
-        c.a.inner.borrow_mut().slow = true;
-        c.wake_look();
+    take(c, &sample, began, pid);
+    let unknown = c.a.inner.borrow().slow.is_none();
+    if (unknown || count.is_multiple_of(SLOW_EVERY)) && c.query(LIMIT_MS).await.is_some() {
+        c.a.inner.borrow_mut().slow = c.w.slow_sample(c.h);
+        look_at_timelines(c);
     }
+}
+
+/// Which numbers are taken here, for the report.
+pub fn look_at_timelines(c: &Ctx) {
+    let newest = c.w.with_data(c.h, |data| data.newest_real()).unwrap_or(0).max(c.w.own_timeline(c.h));
+    c.a.inner.borrow_mut().newest_timeline = TimelineId(newest);
 }
 
 /// Nothing is known to run: what is in the data directory, and does something run in it?
@@ -59,10 +60,10 @@ fn find(c: &Ctx) {
         adopt(c);
         return;
     } else {
-        stopped(c, clean)
+        sampler::stopped(&c.a.inner.borrow(), || clean)
     };
     let mut inner = c.a.inner.borrow_mut();
-    if inner.postmaster.is_none() && inner.local.postgres != postgres && !inner.local.busy {
+    if inner.server.is_none() && inner.local.postgres != postgres && !inner.local.busy {
         inner.local.postgres = postgres;
         if inner.local.marker.is_none() {
             let disk = c.w.hosts[c.h].disk.borrow();
@@ -71,17 +72,6 @@ fn find(c: &Ctx) {
         drop(inner);
         c.wake_work();
         c.wake_report();
-    }
-}
-
-fn stopped(c: &Ctx, clean: bool) -> LocalPostgres {
-    let inner = c.a.inner.borrow();
-    match &inner.local.postgres {
-        already @ LocalPostgres::Stopped { .. } => already.clone(),
-        _ if inner.local.marker.is_none() => {
-            LocalPostgres::Unusable { why: "a stopped PostgreSQL without pgvigil's mark".to_owned() }
-        }
-        _ => LocalPostgres::Stopped { crashed: !clean },
     }
 }
 
@@ -96,14 +86,8 @@ fn adopt(c: &Ctx) {
         let pg = c.w.hosts[c.h].pg.borrow();
         pg.ready && !pg.in_recovery
     };
-    {
-        let mut inner = c.a.inner.borrow_mut();
-        inner.local.fence_on_disk = signal && !primary;
-        if inner.local.marker.is_some() && inner.local.in_force.is_none() {
-            let epoch = inner.local.promise.reigned;
-            inner.local.in_force = Some(InForce { epoch, door_open: door, ..InForce::default() });
-        }
-    }
+    let pid = c.w.hosts[c.h].pg.borrow().pid;
+    sampler::adopt(&mut c.a.inner.borrow_mut(), pid, signal && !primary, door);
     c.w.log_host(c.h, || "found PostgreSQL running".to_owned());
     watch(c);
 }
@@ -111,12 +95,7 @@ fn adopt(c: &Ctx) {
 /// Keeps the server that runs now.
 pub fn watch(c: &Ctx) {
     let pid = c.w.hosts[c.h].pg.borrow().pid;
-    {
-        let mut inner = c.a.inner.borrow_mut();
-        inner.local.postgres = LocalPostgres::Starting;
-        inner.stopping = false;
-        inner.postmaster = Some(pid);
-    }
+    c.a.inner.borrow_mut().found_running(pid);
     c.wake_look();
     // It may have ended already.
     c.a.exited.notify(&c.w.exec);
@@ -127,7 +106,7 @@ pub async fn watch_exit(c: Ctx) {
     loop {
         c.w.told(&c.a.exited).await;
         c.w.pause(100, 2_000).await;
-        let Some(pid) = c.a.inner.borrow().postmaster else { continue };
+        let Some(pid) = c.a.inner.borrow().server else { continue };
         if c.w.server_runs(c.h) && c.w.hosts[c.h].pg.borrow().pid == pid {
             continue;
         }
@@ -141,140 +120,36 @@ pub async fn watch_exit(c: Ctx) {
     }
 }
 
-fn take(c: &Ctx, sample: Sample, began: Time, pid: u64) {
+fn take(c: &Ctx, sample: &Sample, began: Time, pid: u64) {
     let agreed = c.agreed();
-    let mut guard = c.a.inner.borrow_mut();
-    let inner = &mut *guard;
-    if inner.postmaster != Some(pid) {
-        return;
-    }
-    if inner.local.marker.is_none() {
-        let changed = unmarked(inner, &sample);
-        drop(guard);
-        if changed {
-            c.wake_work();
-            c.wake_report();
-        }
-        return;
-    }
-    let before = match &inner.local.postgres {
-        LocalPostgres::Running(running) => Some(running.clone()),
-        _ => None,
+    let (touched, written) = {
+        let disk = c.w.hosts[c.h].disk.borrow();
+        let names = disk.names_written.as_ref().map(|names| names.value.as_ref().to_owned());
+        (disk.data.as_ref().map(|data| (0, 0, i64::from(data.conf.touched), 0)), names)
     };
-    let running = running(&sample, before.as_ref(), began);
-    if sample.in_recovery {
-        if inner.flush_seen.is_none_or(|(lsn, _)| lsn != running.flush_lsn) {
-            inner.flush_seen = Some((running.flush_lsn, began));
-        }
-    } else if let Some(agreed) = &agreed
-        && let Some(rule) = agreed.newest_rule()
-    {
-        let streams = |name: crate::postgres::data::Name| sample.senders.iter().any(|s| s.name == name);
-        let count = rule.setting.cohort.iter().filter(|key| streams(c.w.name(key, rule.epoch))).count();
-        inner.local.standbys_enough_since = match inner.local.standbys_enough_since {
-            _ if rule.setting.k == 0 || count < rule.setting.k as usize => None,
-            None => Some(began),
-            since => since,
-        };
-    }
-    let changed = before.as_ref().is_none_or(|b| {
-        (b.in_recovery, b.timeline, b.streaming) != (running.in_recovery, running.timeline, running.streaming)
+    let (now, files, written) = ((c.now(), c.w.wall()), [touched], || written.clone());
+    let look = Look { sample, began, now, agreed: agreed.as_deref(), files: &files, written: &written };
+    let mut taken = Taken::default();
+    c.evidence(|known, _| {
+        taken = sampler::take(known, look, pid, 17);
+        taken.evidence
     });
-    let senders_changed = !sample.in_recovery
-        && inner
-            .sample
-            .as_ref()
-            .is_none_or(|(old, _)| old.senders.iter().map(|s| s.name).ne(sample.senders.iter().map(|s| s.name)));
-    if !running.in_recovery {
-        inner.local.fence_on_disk = false;
-    }
-    inner.local.postgres = LocalPostgres::Running(running);
-    let astray = check_names(inner, &sample);
-    let epoch = inner.local.promise.reigned;
-    let in_force = inner.local.in_force.as_ref().is_some_and(|f| f.epoch == epoch && f.version.is_some());
-    let shows = in_force && inner.names_in_force.as_ref() == Some(&sample.names);
-    // Found at the start beside a primary that runs: no agent looked until now.
-    let written = c.w.hosts[c.h].disk.borrow().names_written.clone();
-    let found = inner.names_in_force.is_none() && written.is_some_and(|written| written != sample.names);
-    let primary = !sample.in_recovery;
-    let unseen = inner.touched.replace(sample.touched).is_some_and(|before| before != sample.touched) && in_force;
-    if primary && (astray || found || unseen) {
-        inner.local.rule_doubt.raise();
-    }
-    let rule = shows && !inner.local.rule_doubt.is_open();
-    let confirmed = agreed.as_deref().and_then(|agreed| confirmed(c, agreed, &inner.local, &sample));
-    inner.sample = Some((sample, began));
-    drop(guard);
-    let stamp = c.w.wall().0;
-    c.evidence(|ledger, now| match primary {
-        true if astray || found => ledger.begins(epoch, Cause::RuleNotInForce, "changed by hand", now, stamp),
-        true if unseen => ledger.begins(epoch, Cause::ReloadByOthers, "changed and loaded unseen", now, stamp),
-        true => {
-            let ended = rule && ledger.ends(Cause::ReloadByOthers, now);
-            ledger.looked(epoch, rule, None, began, stamp) || ended
-        }
-        false => ledger.end_all(now),
-    });
-    let reign = agreed.as_deref().and_then(|agreed| agreed.reign());
-    let taken = reign.is_some_and(|reign| rpo::name_taken(&reign.unproven));
-    let canary = c.a.inner.borrow_mut().canaries.looked(shows && !taken, confirmed, began);
-    if let Some((epoch, at)) = canary {
+    if let Some((epoch, at)) = taken.canary {
         c.renew(Renewal::Canary { epoch, began_at: at });
     }
-    if changed || senders_changed {
+    if taken.changed {
         c.wake_work();
         c.wake_report();
     }
+    settle(c, sample.in_recovery);
 }
 
-/// Up to where k standbys of the rule in force have WAL.
-fn confirmed(c: &Ctx, agreed: &ClusterState, local: &Local, sample: &Sample) -> Option<Lsn> {
-    let rule = local.rule_in_force(agreed)?;
-    rule.setting.confirmed(|key| {
-        let name = c.w.name(key, rule.epoch);
-        sample.senders.iter().filter(|sender| sender.name == name).map(|sender| sender.flushed).min().flatten().map(Lsn)
-    })
-}
-
-/// The setting in force, changed under our feet, is put back; `true` if it was.
-fn check_names(inner: &mut Inner, sample: &Sample) -> bool {
-    let Some(in_force) = inner.local.in_force.as_mut() else { return false };
-    if sample.in_recovery || in_force.version.is_none() {
-        return false;
+/// What is astray on a primary is put back.
+fn settle(c: &Ctx, in_recovery: bool) {
+    let mut known = c.a.inner.borrow_mut();
+    let at = known.drifted.at;
+    if !in_recovery && !known.drifted.names.is_empty() && in_force::put_in_doubt(&mut known, at) {
+        drop(known);
+        c.wake_work();
     }
-    let astray = inner.names_in_force.as_ref().is_some_and(|names| *names != sample.names);
-    if astray {
-        in_force.version = None;
-        inner.local.proven = None;
-    }
-    astray
-}
-
-fn running(sample: &Sample, before: Option<&Running>, now: Time) -> Running {
-    let flush = if sample.in_recovery { sample.receive.unwrap_or(0).max(sample.replay) } else { sample.flush };
-    let flush_lsn = Lsn(flush);
-    let moved = before.is_none_or(|b| b.flush_lsn != flush_lsn || b.in_recovery != sample.in_recovery);
-    Running {
-        in_recovery: sample.in_recovery,
-        timeline: TimelineId(sample.timeline),
-        flush_lsn,
-        streaming: sample.streaming,
-        wal_moved_at: if moved { now } else { before.map_or(now, |b| b.wal_moved_at) },
-    }
-}
-
-/// A server that pgvigil did not set up.
-fn unmarked(inner: &mut Inner, sample: &Sample) -> bool {
-    if !inner.slow {
-        return false;
-    }
-    let found = LocalPostgres::Adoptable(Adoptable {
-        system_identifier: SYSTEM,
-        in_recovery: sample.in_recovery,
-        timeline: TimelineId(sample.timeline),
-        major: 17,
-    });
-    let changed = inner.local.postgres != found;
-    inner.local.postgres = found;
-    changed
 }

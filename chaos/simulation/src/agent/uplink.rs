@@ -7,7 +7,7 @@ use pgvigil_core::{
     cluster::ClusterState,
     keeper::Renewal,
 };
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 const CONNECT_MS: u64 = 500;
 const RETRY_MS: u64 = 30;
@@ -25,7 +25,7 @@ pub enum Mail {
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
     /// The agreed state.
-    pub state: Option<Rc<ClusterState>>,
+    pub state: Option<Arc<ClusterState>>,
     /// The rest of it.
     pub said: Said,
 }

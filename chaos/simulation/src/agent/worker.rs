@@ -2,13 +2,14 @@
 
 use super::{
     act,
-    shared::{Ctx, Failed, Inner},
+    shared::{Ctx, Failed},
 };
 use crate::{
     exec::{Done, TaskId},
     planted::Planted,
     world::World,
 };
+use pgvigil_agent::{known::Known, scene::Scene};
 use pgvigil_core::{
     cluster::ClusterState,
     local::Local,
@@ -43,7 +44,7 @@ pub async fn run(c: Ctx) {
         let busy = running.is_some_and(|task| c.w.exec.is_alive(task));
         let plan = {
             let mut inner = c.a.inner.borrow_mut();
-            let Inner { local, worker, canary_waiting_since, .. } = &mut *inner;
+            let Known { local, worker, canary_waiting_since, .. } = &mut *inner;
             if c.w.planted == Some(Planted::FollowUnverified) {
                 believe_wal(&agreed, local);
             }
@@ -121,7 +122,7 @@ pub async fn run(c: Ctx) {
 }
 
 fn acted(c: &Ctx, agreed: &ClusterState, action: &Action, now: Time) {
-    c.w.cover.hit("action", act::name(action));
+    c.w.cover.hit("action", action.name());
     c.w.log_host(c.h, || format!("does {action:?}"));
     c.w.record(|| {
         Line::Acted(Box::new(Acted {
@@ -136,7 +137,7 @@ fn acted(c: &Ctx, agreed: &ClusterState, action: &Action, now: Time) {
 }
 
 /// Remembers how an act ended.
-fn note(c: &Ctx, action: &Action, scene: Option<Orders>, done: Result<(), Failed>) {
+fn note(c: &Ctx, action: &Action, scene: Option<Scene>, done: Result<(), Failed>) {
     let mut inner = c.a.inner.borrow_mut();
     match &done {
         Ok(()) => drop(inner.worker.done(action, c.now())),
@@ -144,16 +145,17 @@ fn note(c: &Ctx, action: &Action, scene: Option<Orders>, done: Result<(), Failed
     }
     drop(inner);
     c.w.log_host(c.h, || match done {
-        Ok(()) => format!("{} done", act::name(action)),
-        Err(why) => format!("{} failed: {why}", act::name(action)),
+        Ok(()) => format!("{} done", action.name()),
+        Err(why) => format!("{} failed: {why}", action.name()),
     });
 }
 
 /// What the program looks at in a task of its own: here only what operators ask for, and no files.
-fn look(c: &Ctx, inner: &mut Inner, agreed: &ClusterState, now: Time) {
-    if inner.worker.brake.is_holding() && now.since(inner.looked_at) >= LOOK_MS {
-        inner.looked_at = now;
-        inner.worker.brake.look(Orders::of(agreed, c.w.member(c.h)), now);
+fn look(c: &Ctx, inner: &mut Known, agreed: &ClusterState, now: Time) {
+    if inner.worker.brake.is_holding() && now.since(c.a.looked_at.get()) >= LOOK_MS {
+        c.a.looked_at.set(now);
+        let orders = Some(Orders::of(agreed, c.w.member(c.h)));
+        inner.worker.brake.look(Scene { orders, ..Scene::default() }, now);
     }
 }
 

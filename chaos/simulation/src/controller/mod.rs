@@ -31,6 +31,7 @@ use std::{
     future::poll_fn,
     ops::Deref,
     rc::Rc,
+    sync::Arc,
     task::Poll,
 };
 
@@ -66,7 +67,7 @@ impl Agreed {
     }
 
     /// The one cluster.
-    fn cluster(&self) -> Option<Rc<ClusterState>> {
+    fn cluster(&self) -> Option<Arc<ClusterState>> {
         self.applied.as_ref()?.cluster.clone()
     }
 }

@@ -8,7 +8,10 @@ use super::{
 use crate::{
     agent,
     planted::Planted,
-    postgres::{data::DataDir, wal::Point},
+    postgres::{
+        data::{DataDir, Names},
+        wal::Point,
+    },
     world::{Event, Host, W, World},
 };
 use pgvigil_core::{
@@ -137,7 +140,8 @@ pub fn begin(w: &W, fault: Fault) -> bool {
             let Some(host) = w.aim(target).filter(|host| w.server_runs(*host)) else { return false };
             // Only what makes commits wait for more than the rule wants: less is history A2 by the operator's own hand.
             w.write_conf(host, |conf| {
-                conf.names.names.clear();
+                conf.names = Names::somebody();
+                conf.by_hand = true;
                 conf.touched += 1;
             });
             w.reload(host);
@@ -147,7 +151,8 @@ pub fn begin(w: &W, fault: Fault) -> bool {
             let Some(host) = w.aim(target).filter(primary) else { return false };
             w.check.borrow_mut().weakened(w, host);
             w.write_conf(host, |conf| {
-                (conf.names.k, conf.names.names) = (0, BTreeSet::new());
+                conf.names = Names::none();
+                conf.by_hand = true;
                 conf.touched += 1;
             });
             w.reload(host);

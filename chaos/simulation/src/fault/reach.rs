@@ -25,10 +25,11 @@ impl World {
     #[must_use]
     pub fn agent_watches(&self, host: usize) -> bool {
         self.hears(host)
-            && self.hosts[host].agent.borrow().as_ref().is_some_and(|agent| {
-                let inner = agent.inner.borrow();
-                inner.guarded.confirmed && inner.agreed.is_some()
-            })
+            && self.hosts[host]
+                .agent
+                .borrow()
+                .as_ref()
+                .is_some_and(|agent| agent.inner.borrow().guarded.confirmed && agent.agreed.borrow().is_some())
     }
 
     /// The guard runs and is not stuck.

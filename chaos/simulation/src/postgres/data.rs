@@ -4,37 +4,56 @@ use super::wal::Point;
 use pgvigil_core::{
     local::{Marker, Promise},
     rpo::Stretch,
+    sync_rule::SyncRule,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
 
-/// The name under which a walreceiver connects: host, incarnation and epoch; what `MemberKey::sync_name` writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
-    /// Whose.
-    pub host: usize,
-    /// Which of its data directories; [`NO_INCARNATION`] for a name that no rule counts.
-    pub incarnation: u64,
-    /// Of which epoch.
-    pub epoch: u64,
-}
-
-/// For the name of a catch-up, which no rule counts.
-pub const NO_INCARNATION: u64 = u64::MAX;
+/// The name under which a walreceiver connects.
+pub type Name = Rc<str>;
 
 /// `synchronous_standby_names` and what else decides whether a commit waits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// k; 0 stands for `synchronous_commit = local`.
+    /// k; 0 where commits wait for nobody.
     pub k: u32,
     /// Who; nobody when empty, and then commits wait for ever.
     pub names: BTreeSet<Name>,
+    /// `synchronous_standby_names` as it is shown.
+    pub value: Rc<str>,
+    /// `synchronous_commit`.
+    pub commit: &'static str,
+}
+
+impl Names {
+    /// As pgvigil writes it.
+    #[must_use]
+    pub fn of(rule: &SyncRule) -> Self {
+        let (k, names) = match rule {
+            SyncRule::Any { k, names } => (u32::from(*k), names.iter().map(|name| Rc::from(name.as_str())).collect()),
+            SyncRule::Nobody => (1, BTreeSet::new()),
+            SyncRule::Local => (0, BTreeSet::new()),
+        };
+        Self { k, names, value: rule.names_value().into(), commit: rule.commit_value() }
+    }
+
+    /// PostgreSQL's own default: no commit waits.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { k: 0, names: BTreeSet::new(), value: "".into(), commit: "on" }
+    }
+
+    /// Somebody whom nobody has.
+    #[must_use]
+    pub fn somebody() -> Self {
+        Self { k: 1, names: BTreeSet::new(), value: "somebody".into(), commit: "on" }
+    }
 }
 
 /// An upstream in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Which host.
     pub host: usize,
@@ -55,6 +74,8 @@ pub struct Conf {
     pub pinned: bool,
     /// How often people have changed it, as the files' stamps tell.
     pub touched: u32,
+    /// A line of theirs comes after ours.
+    pub by_hand: bool,
 }
 
 impl Conf {
@@ -62,11 +83,12 @@ impl Conf {
     #[must_use]
     pub fn sealed() -> Self {
         Self {
-            names: Names { k: 1, names: BTreeSet::new() },
+            names: Names::of(&SyncRule::Nobody),
             generation: (0, 0, false),
             upstream: None,
             pinned: false,
             touched: 0,
+            by_hand: false,
         }
     }
 }

@@ -1,9 +1,8 @@
 //! A server's life: start, reload, replay, stop, death.
 
 use super::{
-    data::{Conf, DataDir, Names},
-    server::{Ended, Pg, PgEvent, Sample, SenderRow, Waiter},
-    wal::Point,
+    data::{Conf, DataDir},
+    server::{Ended, Pg, PgEvent, Waiter},
 };
 use crate::{planted::Planted, world::World};
 use std::rc::Rc;
@@ -30,6 +29,7 @@ impl World {
             pid: self.fresh_id(),
             in_recovery,
             conf: Rc::clone(&data.conf),
+            loaded_us: self.exec.now(),
             startup: Rc::clone(&data.conf),
             pinned: data.conf.pinned,
             target: data.first_target(&self.tree.borrow()),
@@ -85,6 +85,7 @@ impl World {
         };
         let mut pg = self.hosts[host].pg.borrow_mut();
         pg.conf = conf;
+        pg.loaded_us = self.exec.now();
         pg.door = door;
         pg.checkpointer_pending = true;
         let mut senders = Vec::new();
@@ -151,9 +152,9 @@ impl World {
 
     /// Whether every connected standby of `names` has flushed all that this server has flushed; nothing runs: so it is.
     #[must_use]
-    pub fn is_drained(&self, host: usize, names: &Names) -> bool {
+    pub fn is_drained(&self, host: usize, names: &[String]) -> bool {
         let pg = self.hosts[host].pg.borrow();
-        let mut counted = pg.senders.iter().filter(|sender| names.names.contains(&sender.name));
+        let mut counted = pg.senders.iter().filter(|sender| names.iter().any(|name| **name == *sender.name));
         pg.pid == 0 || counted.all(|sender| sender.flushed.is_none_or(|at| at >= pg.flush))
     }
 
@@ -271,41 +272,6 @@ impl World {
     pub fn server_runs(&self, host: usize) -> bool {
         let pg = self.hosts[host].pg.borrow();
         pg.pid != 0 && !pg.orphaned
-    }
-
-    /// What a new connection shows now; `None` if there is none to be had.
-    pub fn sample(&self, host: usize) -> Option<Sample> {
-        let pg = self.hosts[host].pg.borrow();
-        if pg.pid == 0 || !pg.ready || pg.orphaned || pg.stopping {
-            return None;
-        }
-        let disk = self.hosts[host].disk.borrow();
-        let data = disk.data.as_ref()?;
-        let tree = self.tree.borrow();
-        let names = &pg.conf.names;
-        let senders = pg.senders.iter().map(|s| SenderRow {
-            id: s.id,
-            name: s.name,
-            flushed: s.flushed,
-            counted: s.flag && names.k > 0,
-        });
-        let at = if pg.in_recovery {
-            tree.timeline(tree.owner(Point { branch: data.end.branch, lsn: pg.replay }).branch)
-        } else {
-            tree.timeline(data.end.branch)
-        };
-        Some(Sample {
-            in_recovery: pg.in_recovery,
-            timeline: at,
-            flush: pg.flush,
-            receive: pg.receive_shown,
-            replay: pg.replay,
-            replay_paused: pg.replay_paused,
-            streaming: pg.receiver.as_ref().is_some_and(|r| r.streaming),
-            senders: senders.collect(),
-            names: names.clone(),
-            touched: pg.conf.touched,
-        })
     }
 
     /// Changes the settings file, durably.

@@ -2,6 +2,7 @@
 
 pub mod data;
 pub mod life;
+pub mod look;
 pub mod promotion;
 pub mod receiver;
 pub mod sender;

@@ -36,7 +36,7 @@ impl World {
         if !pg.in_recovery || pg.promoting || pg.stopping || pg.receiver.is_some() {
             return;
         }
-        let Some(upstream) = pg.startup.upstream else { return };
+        let Some(upstream) = pg.startup.upstream.clone() else { return };
         if pg.replay < end {
             drop(pg);
             self.with_data(host, |data| data.synced = data.end.lsn);
@@ -57,7 +57,7 @@ impl World {
             if pg.receiver.as_ref().is_none_or(|r| r.id != id || r.streaming) {
                 return;
             }
-            pg.startup.upstream
+            pg.startup.upstream.clone()
         };
         let connected = upstream.is_some_and(|upstream| self.connect(host, id, upstream));
         if !connected {

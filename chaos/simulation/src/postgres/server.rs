@@ -137,6 +137,8 @@ pub struct Pg {
     pub orphaned: bool,
     /// The settings as the postmaster, and so each new connection, holds them.
     pub conf: Rc<Conf>,
+    /// When the postmaster read them: true time.
+    pub loaded_us: u64,
     /// Whether new connections of clients come in.
     pub door: bool,
     /// Whether sessions of clients are in.
@@ -193,6 +195,7 @@ impl Default for Pg {
             stopping: false,
             orphaned: false,
             conf: Rc::clone(&conf),
+            loaded_us: 0,
             door: false,
             sessions: false,
             startup: conf,
@@ -230,42 +233,4 @@ impl Pg {
     pub fn sender(&mut self, id: u64) -> Option<&mut Sender> {
         self.senders.iter_mut().find(|sender| sender.id == id)
     }
-}
-
-/// A row of `pg_stat_replication`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SenderRow {
-    /// Its process.
-    pub id: u64,
-    /// The standby's name.
-    pub name: Name,
-    /// Reported as flushed.
-    pub flushed: Option<u64>,
-    /// Whether it counts under the setting in force.
-    pub counted: bool,
-}
-
-/// What one look at a server shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// In recovery.
-    pub in_recovery: bool,
-    /// The timeline that a primary writes.
-    pub timeline: u32,
-    /// On disk, of a primary.
-    pub flush: u64,
-    /// Received, of a standby; a hint only (history A4).
-    pub receive: Option<u64>,
-    /// Replayed.
-    pub replay: u64,
-    /// Replay was paused by an operator.
-    pub replay_paused: bool,
-    /// The walreceiver, once connected.
-    pub streaming: bool,
-    /// The walsenders.
-    pub senders: Vec<SenderRow>,
-    /// `synchronous_standby_names` for this connection.
-    pub names: super::data::Names,
-    /// How often people have changed the files that were loaded last.
-    pub touched: u32,
 }

@@ -8,7 +8,7 @@ use model::Model;
 use pgvigil_core::{Outcome, Proposal, State, cluster::ClusterState, time::Time};
 use real::Real;
 use serde::{Deserialize, Serialize};
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 pub use model::RaftEvent;
 pub use real::{Entered, settings};
@@ -30,12 +30,12 @@ pub struct Applied {
     /// Everything.
     pub state: State,
     /// The one cluster, shared with whoever learns it.
-    pub cluster: Option<Rc<ClusterState>>,
+    pub cluster: Option<Arc<ClusterState>>,
 }
 
 impl Applied {
     fn of(state: State) -> Rc<Self> {
-        let cluster = state.clusters.get(&World::cluster()).cloned().map(Rc::new);
+        let cluster = state.clusters.get(&World::cluster()).cloned().map(Arc::new);
         Rc::new(Self { state, cluster })
     }
 }

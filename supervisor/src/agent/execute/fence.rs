@@ -85,14 +85,19 @@ async fn attempt_once(shared: &Arc<Shared>, polite_ms: u64) -> anyhow::Result<bo
 /// after: a shutdown would first write a checkpoint, for which writes would stand still, and which would lie beyond what
 /// a member that is sealed already has. What it had not flushed yet was acknowledged to nobody.
 async fn drain(shared: &Shared, instance: &Instance) -> anyhow::Result<()> {
-    let Some(postmaster) = shared.lock().postmaster.clone() else { return Ok(()) };
+    let Some(postmaster) = shared.server().postmaster.clone() else { return Ok(()) };
     let agreed = shared.agreed();
     let named = agreed.as_ref().and_then(|agreed| Some((agreed, agreed.newest_rule()?)));
     let of = |(agreed, rule): (&Arc<ClusterState>, &Rule)| {
         rule.setting.cohort.iter().map(|key| agreed.sync_name(key, rule.epoch)).collect()
     };
     let names: Vec<String> = named.map(of).unwrap_or_default();
-    let link = instance.connect("drain", STATEMENT).await?;
+    // Writes stand still from here on: a session that is there already knows these views, a new one would read them first.
+    let warm = shared.server().warm_link.upgrade().filter(|link| !link.is_closed());
+    let link = match warm {
+        Some(link) => link,
+        None => Arc::new(instance.connect("drain", STATEMENT).await?),
+    };
     // Sessions that are there are ended now, others do not get in any more.
     shared.write_door(Door::Closed)?;
     instance.reload(&postmaster)?;

@@ -124,6 +124,10 @@ pub async fn rewind(
         () = overtaken(shared, action) => bail!("{} is the primary no more; the rewind to it was cut off", upstream.key),
     };
     let why = match rewound {
+        // What such a server holds in memory is not what lies there now, and it writes that back.
+        Ok(_) if matches!(instance.adopt(), Ok(Some(_))) => {
+            "somebody started PostgreSQL in the middle of it".to_owned()
+        }
         Ok(rewound) => {
             tracing::info!(member = %shared.me(), took = ?rewound.took, "rewound to {fork}");
             note_discarded(shared, rewound.kept.as_ref(), by_hand);

@@ -95,7 +95,7 @@ async fn close(shared: &Arc<Shared>) -> anyhow::Result<(Option<Position>, Time, 
     match sealed.server {
         SealedServer::Running { pinned } => shared.lock().pinned = pinned,
         SealedServer::Stopped(why) => {
-            let was = shared.lock().postmaster.is_some();
+            let was = shared.server().postmaster.is_some();
             if was {
                 tracing::warn!(member = %shared.me(), "PostgreSQL was stopped to be sealed: {why}");
             }
@@ -191,7 +191,7 @@ pub async fn catch_up(shared: &Arc<Shared>, epoch: Epoch, source: &Upstream) -> 
         bail!("the election for epoch {epoch} gives no such order");
     };
     let instance = instance(shared);
-    let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
+    let Some(postmaster) = shared.server().postmaster.clone() else { bail!("PostgreSQL does not run") };
     let role = &shared.access.replication_role;
     let mut ours = settings(shared);
     let name = format!("pgvigil_catchup_{}", shared.me());

@@ -3,7 +3,7 @@
 use super::{GENERATION, STATEMENT, fence, instance, obey, rule, settings, start_options};
 use crate::agent::{
     door,
-    in_force::{self, Expected, Why},
+    in_force::{self, Why},
     sampler,
     shared::Shared,
     twin,
@@ -98,7 +98,7 @@ pub async fn configure(
     }
     let put = write(shared, epoch, setting, version, door_open)?;
     fault::reach("configure:written", Some(&shared.layout.data_dir)).await;
-    let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
+    let Some(postmaster) = shared.server().postmaster.clone() else { bail!("PostgreSQL does not run") };
     let instance = instance(shared);
     instance.reload(&postmaster)?;
     let astray = shared.lock().local.rule_astray_since.is_some();
@@ -135,9 +135,10 @@ pub async fn configure(
         inner.local.rule_doubt.raise();
     }
     inner.names_in_force = Some(put.names);
-    inner.expected = Some(Expected::now(put.ours.shown(shared.binaries.version(), &shared.layout), true));
+    inner.expected = Some(in_force::expect(put.ours.shown(shared.binaries.version(), &shared.layout), true));
     inner.local.rule_astray_since = None;
-    inner.proven_link = (!door_open).then_some(link);
+    drop(inner);
+    shared.server().proven_link = (!door_open).then_some(link);
     Ok(())
 }
 
@@ -223,7 +224,7 @@ pub async fn start_primary(
     let mut inner = shared.lock();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
     inner.names_in_force = Some(put.names);
-    inner.expected = Some(Expected::now(put.ours.shown(shared.binaries.version(), &shared.layout), true));
+    inner.expected = Some(in_force::expect(put.ours.shown(shared.binaries.version(), &shared.layout), true));
     inner.local.sealed = None;
     inner.forget_end();
     inner.forget_records();
@@ -242,11 +243,11 @@ pub async fn insert_position(link: &Link) -> anyhow::Result<Lsn> {
 pub async fn promote(shared: &Arc<Shared>, epoch: Epoch, timeline: TimelineId) -> anyhow::Result<()> {
     obey(shared, epoch)?;
     let instance = instance(shared);
-    let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
+    let Some(postmaster) = shared.server().postmaster.clone() else { bail!("PostgreSQL does not run") };
     shared.lock().activity = Some(format!("promoting to timeline {timeline}"));
     let data_dir = Some(shared.layout.data_dir.as_path());
     fault::reach("promote:begin", data_dir).await;
-    let proven = shared.lock().proven_link.take().filter(|link| !link.is_closed());
+    let proven = shared.server().proven_link.take().filter(|link| !link.is_closed());
     let connecting = async {
         match proven {
             Some(link) => Ok(link),

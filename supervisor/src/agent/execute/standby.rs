@@ -1,7 +1,7 @@
 //! To be a standby: start, follow, restart.
 
 use super::{STATEMENT, instance, obey, overtaken, settings, start_options};
-use crate::agent::{in_force::Expected, peers, sampler, shared::Shared};
+use crate::agent::{in_force, peers, sampler, shared::Shared};
 use anyhow::{Context, bail};
 use pgvigil_core::{
     id::{Epoch, MemberKey},
@@ -103,9 +103,9 @@ async fn point_at(
     let name = key.sync_name(epoch, upstream.named);
     let mut to = pgvigil_postgres::Upstream::new(&upstream.host, upstream.port, role, &name);
     to.scram_plus = peers::trusted(shared, upstream).await?;
+    shared.server().pointed_at = Some(((upstream.host.clone(), upstream.port), to.scram_plus));
     {
         let mut inner = shared.lock();
-        inner.pointed_at = Some(((upstream.host.clone(), upstream.port), to.scram_plus));
         inner.forget_end();
         inner.local.sealed = None;
         inner.flush_seen = None;
@@ -117,7 +117,7 @@ async fn point_at(
     shared.unproven_file.write_rule(&ours.rule.names_value())?;
     ours.replace(shared.binaries.version(), &shared.layout)?;
     // Nobody waits until it is shown, for commits wait meanwhile: the next looks hold it against the server.
-    shared.lock().expected = Some(Expected::now(ours.shown(shared.binaries.version(), &shared.layout), false));
+    shared.lock().expected = Some(in_force::expect(ours.shown(shared.binaries.version(), &shared.layout), false));
     Ok(())
 }
 
@@ -147,7 +147,7 @@ pub async fn follow(shared: &Arc<Shared>, epoch: Epoch, upstream: &Upstream, key
         let following = (upstream.clone(), key.clone());
         return launch(shared, epoch, RecoveryTimeline::Latest, Some(&following)).await;
     }
-    let Some(postmaster) = shared.lock().postmaster.clone() else { bail!("PostgreSQL does not run") };
+    let Some(postmaster) = shared.server().postmaster.clone() else { bail!("PostgreSQL does not run") };
     let wal_end = shared.lock().local.wal_end;
     if let Some((_, owner)) = wal_end {
         history_files::clear_reservations(&shared.layout.pg_wal(), owner)?;

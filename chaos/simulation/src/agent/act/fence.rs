@@ -1,7 +1,7 @@
 //! The fence: on disk, and every process seen gone, then reported. Keeps S3.
 
 use crate::{agent::shared::Ctx, postgres::data::Conf, wait::both};
-use pgvigil_core::{keeper::Renewal, lease::Right, local::LocalPostgres};
+use pgvigil_core::{keeper::Renewal, lease::Right, local::LocalPostgres, rule::Rule};
 
 /// Fences this member's PostgreSQL. `polite_ms`: it is drained first, for at most that long.
 pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
@@ -36,7 +36,8 @@ pub async fn now(c: &Ctx, polite_ms: u64, why: &str) {
 async fn drain(c: &Ctx, limit_ms: u64) -> bool {
     let deadline = c.now().plus(limit_ms);
     let rule = c.agreed().and_then(|agreed| agreed.newest_rule().cloned());
-    let names = rule.map(|rule| c.w.names_of(&rule.setting, rule.epoch)).unwrap_or_default();
+    let of = |rule: Rule| rule.setting.cohort.iter().map(|key| c.name(key, rule.epoch).as_ref().to_owned()).collect();
+    let names: Vec<String> = rule.map(of).unwrap_or_default();
     c.w.pause(1_000, 8_000).await;
     c.w.reload(c.h);
     loop {

@@ -14,10 +14,15 @@ use super::{
 };
 use crate::{
     planted::Planted,
-    postgres::data::{Conf, Names},
+    postgres::data::{Conf, Name, Names},
     world::World,
 };
-use pgvigil_core::{id::Epoch, reconcile::Action, rule::Setting};
+use pgvigil_core::{
+    id::{Epoch, MemberKey},
+    reconcile::Action,
+    rule::Setting,
+    sync_rule::SyncRule,
+};
 use std::rc::Rc;
 
 /// A statement of the agent's own, in milliseconds.
@@ -60,48 +65,23 @@ pub async fn act(c: &Ctx, action: Action) -> Result<(), Failed> {
 pub const NAMES: &[&str] = &[
     "fence",
     "seal",
-    "catch-up",
-    "read-wal-end",
+    "catch up",
+    "read the end of WAL",
     "initdb",
-    "adopt-primary",
-    "adopt-standby",
-    "start-primary",
+    "adopt the primary",
+    "adopt the standby",
+    "start as primary",
     "configure",
     "promote",
+    "carry on",
+    "prove the rule",
     "checkpoint",
-    "carry-on",
-    "prove",
-    "start-standby",
+    "start as standby",
     "follow",
     "rewind",
     "clone",
     "restart",
 ];
-
-/// The action's name.
-#[must_use]
-pub const fn name(action: &Action) -> &'static str {
-    match action {
-        Action::Fence { .. } => "fence",
-        Action::Seal { .. } => "seal",
-        Action::CatchUp { .. } => "catch-up",
-        Action::ReadWalEnd { .. } => "read-wal-end",
-        Action::Initdb { .. } => "initdb",
-        Action::AdoptPrimary { .. } => "adopt-primary",
-        Action::AdoptStandby { .. } => "adopt-standby",
-        Action::StartPrimary { .. } => "start-primary",
-        Action::Configure { .. } => "configure",
-        Action::Promote { .. } => "promote",
-        Action::Checkpoint { .. } => "checkpoint",
-        Action::CarryOn { .. } => "carry-on",
-        Action::Prove { .. } => "prove",
-        Action::StartStandby { .. } => "start-standby",
-        Action::Follow { .. } => "follow",
-        Action::Rewind { .. } => "rewind",
-        Action::Clone { .. } => "clone",
-        Action::Restart { .. } => "restart",
-    }
-}
 
 /// Refuses an act of an epoch older than the promise. Keeps S5.
 fn not_over(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
@@ -120,11 +100,17 @@ async fn obey(c: &Ctx, epoch: Epoch) -> Result<(), Failed> {
     Ok(())
 }
 
-impl World {
+impl Ctx {
     /// The value of `synchronous_standby_names` for a setting of `epoch`.
     #[must_use]
     pub fn names_of(&self, setting: &Setting, epoch: Epoch) -> Names {
-        Names { k: setting.k, names: setting.cohort.iter().map(|key| self.name(key, epoch)).collect() }
+        Names::of(&SyncRule::of(self.agreed().as_deref(), setting, epoch))
+    }
+
+    /// The name under which `key` streams in `epoch`.
+    #[must_use]
+    pub fn name(&self, key: &MemberKey, epoch: Epoch) -> Name {
+        self.agreed().map_or_else(|| key.sync_name(epoch, 0), |agreed| agreed.sync_name(key, epoch)).into()
     }
 }
 

@@ -45,6 +45,10 @@ pub async fn rewind(
         c.w.cover.hit("remake", "rewind-failed");
         return clone(c, epoch, upstream, incarnation, action).await;
     };
+    if c.w.server_runs(c.h) {
+        c.w.cover.hit("remake", "started-meanwhile");
+        return clone(c, epoch, upstream, incarnation, action).await;
+    }
     place(c, &copied);
     c.step("rewind.copied").await;
     c.w.cover.hit("remake", "rewound");
@@ -138,7 +142,7 @@ async fn finish(c: &Ctx, incarnation: Incarnation) -> Result<(), Failed> {
     inner.forget_end();
     inner.local.wal_end = Some(end);
     inner.flush_seen = None;
-    inner.slow = false;
+    inner.slow = None;
     Ok(())
 }
 

@@ -2,9 +2,12 @@
 
 use super::{STATEMENT_MS, kill, not_over, obey, seal_on_disk};
 use crate::{
-    agent::shared::{Ctx, Failed},
+    agent::{
+        sampler,
+        shared::{Ctx, Failed},
+    },
     planted::Planted,
-    postgres::data::{Conf, NO_INCARNATION, Name, Upstream as Following},
+    postgres::data::{Conf, Upstream as Following},
     wait::both,
 };
 use pgvigil_core::{
@@ -60,6 +63,8 @@ async fn close(c: &Ctx) -> Result<(Option<Position>, Time), Failed> {
         promise.promotion.is_none()
             && agreed.reigns.iter().any(|r| r.epoch == promise.reigned && r.primary.member == inner.local.me)
     };
+    // Nothing is in force from here on that could be put back.
+    c.a.inner.borrow_mut().expected = None;
     if c.w.planted != Some(Planted::SealBeforeReceptionEnds) {
         seal_on_disk(c, Conf::sealed()).await;
         c.step("seal.on-disk").await;
@@ -67,7 +72,7 @@ async fn close(c: &Ctx) -> Result<(Option<Position>, Time), Failed> {
         let promoting = promotion_asked || c.w.hosts[c.h].pg.borrow().promoting;
         if !runs || promoting || !close_running(c).await {
             kill(c).await;
-            let was = c.a.inner.borrow().postmaster.is_some();
+            let was = c.a.inner.borrow().server.is_some();
             c.w.cover.hit("seal", if was { "stopped" } else { "not-running" });
             let crashed = matches!(c.a.inner.borrow().local.postgres, LocalPostgres::Stopped { crashed: true });
             c.forget_running(crashed);
@@ -79,6 +84,7 @@ async fn close(c: &Ctx) -> Result<(Option<Position>, Time), Failed> {
     }
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.synced = data.end.lsn);
+    sampler::look_at_timelines(c);
     let located = locate(c, &agreed)?;
     let position = {
         let mut inner = c.a.inner.borrow_mut();
@@ -176,11 +182,11 @@ pub async fn catch_up(c: &Ctx, epoch: Epoch, source: &Upstream) -> Result<(), Fa
     let agreed = c.agreed().ok_or("no agreed state yet")?;
     let order = agreed.election.as_ref().filter(|e| e.epoch == epoch).and_then(|e| e.catch_up.clone());
     let order = order.ok_or("the election gives no such order")?;
-    if c.a.inner.borrow().postmaster.is_none() {
+    if c.a.inner.borrow().server.is_none() {
         return Err("PostgreSQL does not run".to_owned());
     }
     let host = c.w.host_of(&source.key.member).ok_or("no such host")?;
-    let name = Name { host: c.h, incarnation: NO_INCARNATION, epoch: 0 };
+    let name = format!("pgvigil_catchup_{}", c.w.member(c.h)).into();
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.pass = Some(host));
     c.w.write_conf(c.h, |conf| conf.upstream = Some(Following { host, name }));
@@ -197,7 +203,7 @@ async fn fetched(c: &Ctx, epoch: Epoch, target: Position) -> Result<(), Failed> 
     let deadline = c.now().plus(CATCH_UP_MS);
     loop {
         let sample = c.sample(STATEMENT_MS).await.ok_or("no server")?;
-        if sample.receive.unwrap_or(0).max(sample.replay) >= target.lsn.0 {
+        if sample.receive_lsn.max(sample.replay_lsn) >= Some(target.lsn) {
             return Ok(());
         }
         let still = c.agreed().is_some_and(|a| a.election.as_ref().is_some_and(|e| e.epoch == epoch));

@@ -9,12 +9,14 @@ use crate::{
     planted::Planted,
     postgres::data::Names,
 };
+use pgvigil_agent::{in_force::Expected, known::Known};
 use pgvigil_core::{
     id::{Epoch, RuleVersion, TimelineId},
     local::{InForce, LocalPostgres},
     lsn::Lsn,
     reign::Promotion,
     rule::Setting,
+    time::Time,
 };
 
 const RELOAD_MS: u64 = 10_000;
@@ -22,7 +24,7 @@ const PROMOTION_MS: u64 = 60_000;
 
 /// Writes setting and door.
 async fn write(c: &Ctx, epoch: Epoch, setting: &Setting, version: RuleVersion, door: bool) -> Names {
-    let names = c.w.names_of(setting, epoch);
+    let names = c.names_of(setting, epoch);
     c.w.fsync(c.h).await;
     let generation = (epoch.0, version.0, door);
     let written = names.clone();
@@ -58,7 +60,7 @@ pub async fn configure(
             Some(InForce { epoch, version: None, door_open, upstream: None, named: 0 });
     }
     let names = write(c, epoch, setting, version, door_open).await;
-    if c.a.inner.borrow().postmaster.is_none() {
+    if c.a.inner.borrow().server.is_none() {
         return Err("PostgreSQL does not run".to_owned());
     }
     // To the checkers, a server that a boot started is of this reign from now on.
@@ -68,7 +70,7 @@ pub async fn configure(
     loop {
         let sample = c.sample(STATEMENT_MS).await.ok_or("no server")?;
         let shown = c.w.hosts[c.h].pg.borrow().conf.generation;
-        if shown == (epoch.0, version.0, door_open) && sample.names == names {
+        if shown == (epoch.0, version.0, door_open) && sample.sync_names == *names.value {
             break;
         }
         if c.now() > deadline {
@@ -82,11 +84,19 @@ pub async fn configure(
     }
     let mut inner = c.a.inner.borrow_mut();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open, upstream: None, named: 0 });
-    if names.k > 0 && inner.names_in_force.as_ref().is_some_and(|before| before.k == 0) {
+    if inner.names_in_force.as_ref().is_some_and(String::is_empty) {
         inner.local.rule_doubt.raise();
     }
-    inner.names_in_force = Some(names);
+    put_in_force(&mut inner, &names, c.w.now(c.h));
     Ok(())
+}
+
+fn put_in_force(inner: &mut Known, names: &Names, now: Time) {
+    inner.names_in_force = Some(names.value.as_ref().to_owned());
+    let shown = [("synchronous_standby_names", names.value.as_ref()), ("synchronous_commit", names.commit)];
+    let shown = shown.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    inner.expected = Some(Expected { shown, since: now, seen: true });
+    inner.local.rule_astray_since = None;
 }
 
 /// Starts PostgreSQL as primary with its door closed and its rule in force from the first moment.
@@ -121,7 +131,7 @@ pub async fn start_primary(c: &Ctx, epoch: Epoch, setting: &Setting, version: Ru
     c.promise(|promise| promise.promotion = Some(Promotion { fork: at, end: at, marked: false })).await;
     let mut inner = c.a.inner.borrow_mut();
     inner.local.in_force = Some(InForce { epoch, version: Some(version), door_open: false, upstream: None, named: 0 });
-    inner.names_in_force = Some(names);
+    put_in_force(&mut inner, &names, c.w.now(c.h));
     inner.local.sealed = None;
     inner.forget_end();
     inner.forget_records();
@@ -161,7 +171,7 @@ pub async fn promote(c: &Ctx, epoch: Epoch, timeline: TimelineId) -> Result<(), 
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.signal = true);
     let sample = c.sample(STATEMENT_MS).await.ok_or("the promotion is not complete")?;
-    if TimelineId(sample.timeline) != timeline {
+    if sample.timeline != Some(timeline) {
         fence::now(c, 0, "it was promoted to another timeline than the one allotted").await;
         return Err("another timeline was taken".to_owned());
     }

@@ -28,6 +28,7 @@ pub async fn start(c: &Ctx, epoch: Epoch, following: Option<&(Upstream, MemberKe
 }
 
 async fn launch(c: &Ctx, epoch: Epoch, pinned: bool, following: Option<&(Upstream, MemberKey)>) -> Result<(), Failed> {
+    c.a.inner.borrow_mut().expected = None;
     seal_on_disk(c, Conf { pinned, ..Conf::sealed() }).await;
     c.step("launch.sealed").await;
     c.w.with_data(c.h, |data| data.door = following.is_some());
@@ -73,11 +74,12 @@ async fn point_at(c: &Ctx, epoch: Epoch, upstream: &Upstream, key: &MemberKey) -
         inner.forget_end();
         inner.local.sealed = None;
         inner.flush_seen = None;
+        inner.expected = None;
     }
     c.w.fsync(c.h).await;
     c.w.with_data(c.h, |data| data.pass = Some(host));
     c.step("point-at.password").await;
-    let name = c.w.name(key, epoch);
+    let name = c.name(key, epoch);
     c.w.write_conf(c.h, |conf| conf.upstream = Some(Following { host, name }));
     Ok(())
 }
@@ -105,7 +107,7 @@ pub async fn follow(c: &Ctx, epoch: Epoch, upstream: &Upstream, key: &MemberKey)
         let following = (upstream.clone(), key.clone());
         return launch(c, epoch, false, Some(&following)).await;
     }
-    if c.a.inner.borrow().postmaster.is_none() {
+    if c.a.inner.borrow().server.is_none() {
         return Err("PostgreSQL does not run".to_owned());
     }
     let owner = c.a.inner.borrow().local.wal_end.map_or(0, |(_, owner)| owner.0);

@@ -1,41 +1,40 @@
 //! Renders what the agent knows into a report. Ages are made here, on this host's clock, at the moment of sending.
 
-use super::{
-    execute,
-    shared::{Inner, Shared},
-};
-use crate::clock;
+use crate::known::Known;
 use pgvigil_core::{
     cluster::ClusterState,
-    id::{Epoch, MemberKey},
+    id::{ClusterId, Epoch, MemberKey},
     lineage,
     local::{Local, LocalPostgres, Running},
-    member::Member,
+    member::{Member, MemberSpec},
     position::Position,
     reign::{ElectionKind, Reign, Seal, SealKind},
     report::{
         CanaryReport, PostgresReport, PrimaryReport, Report, SealReport, SenderReport, StandbyReport, TimelinesReport,
     },
+    sample::{Sample, Walsender},
     time::Time,
 };
-use pgvigil_postgres::{Sample, Walsender};
 
 /// The report of this moment; `None` until PostgreSQL was looked at once, and while a fence does not get done.
-pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
-    let agreed = shared.agreed();
-    let agreed = agreed.as_deref();
-    let now = clock::now();
-    let mut inner = shared.lock();
+pub fn make(
+    inner: &mut Known,
+    cluster: &ClusterId,
+    spec: &MemberSpec,
+    agreed: Option<&ClusterState>,
+    seq: u64,
+    now: Time,
+) -> Option<Report> {
     if matches!(inner.local.postgres, LocalPostgres::Unknown) || inner.fence_due.is_some_and(|due| due <= now) {
         return None;
     }
     let starved_ms = std::mem::take(&mut inner.starved_ms);
     let inner = &*inner;
     Some(Report {
-        cluster: shared.cluster.clone(),
-        spec: shared.spec.clone(),
+        cluster: cluster.clone(),
+        spec: spec.clone(),
         seq,
-        incarnation: inner.local.marker.as_ref().filter(|m| m.member == *shared.me()).map(|m| m.incarnation),
+        incarnation: inner.local.marker.as_ref().filter(|m| m.member == inner.local.me).map(|m| m.incarnation),
         revision: agreed.map(|a| a.revision).unwrap_or_default(),
         promised: inner.local.promise.epoch,
         postgres: postgres(agreed, inner, now),
@@ -66,9 +65,8 @@ pub fn make(shared: &Shared, seq: u64) -> Option<Report> {
 }
 
 /// What went wrong and is not known to be over. An act that fails is told from its first failure until it is done.
-fn problems(inner: &Inner, now: Time) -> Vec<String> {
-    let failing =
-        inner.worker.brake.failing().map(|held| format!("{}: {}", execute::name(&held.what), held.in_words(now)));
+fn problems(inner: &Known, now: Time) -> Vec<String> {
+    let failing = inner.worker.brake.failing().map(|held| format!("{}: {}", held.what.name(), held.in_words(now)));
     inner.problems.values().cloned().chain(failing).collect()
 }
 
@@ -99,7 +97,7 @@ fn fenced(agreed: Option<&ClusterState>, local: &Local) -> Option<Epoch> {
     }
 }
 
-fn postgres(agreed: Option<&ClusterState>, inner: &Inner, now: Time) -> PostgresReport {
+fn postgres(agreed: Option<&ClusterState>, inner: &Known, now: Time) -> PostgresReport {
     match &inner.local.postgres {
         LocalPostgres::Unknown | LocalPostgres::Starting => PostgresReport::Starting,
         LocalPostgres::NoData => PostgresReport::NoData,
@@ -111,7 +109,7 @@ fn postgres(agreed: Option<&ClusterState>, inner: &Inner, now: Time) -> Postgres
     }
 }
 
-fn standby(inner: &Inner, running: &Running, now: Time) -> PostgresReport {
+fn standby(inner: &Known, running: &Running, now: Time) -> PostgresReport {
     let sample = inner.sample.as_ref().map(|(sample, _)| sample);
     PostgresReport::Standby(StandbyReport {
         timeline: running.timeline,
@@ -125,7 +123,7 @@ fn standby(inner: &Inner, running: &Running, now: Time) -> PostgresReport {
     })
 }
 
-fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now: Time) -> PostgresReport {
+fn primary(agreed: Option<&ClusterState>, inner: &Known, running: &Running, now: Time) -> PostgresReport {
     let epoch = inner.local.promise.reigned;
     let sample = inner.sample.as_ref().map(|(sample, _)| sample);
     let standbys = agreed.map(|agreed| senders(agreed, epoch, inner, now)).unwrap_or_default();
@@ -158,7 +156,8 @@ fn primary(agreed: Option<&ClusterState>, inner: &Inner, running: &Running, now:
 
 /// The walsenders of this epoch's names: a connection under any other name counts for nothing. Of several under one name
 /// the least is said: any of them may be a copy's.
-pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner, now: Time) -> Vec<SenderReport> {
+#[must_use]
+pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Known, now: Time) -> Vec<SenderReport> {
     let Some((sample, began)) = &inner.sample else { return Vec::new() };
     let of = |member: &Member| {
         let key = member.key();
@@ -182,7 +181,8 @@ pub fn senders(agreed: &ClusterState, epoch: Epoch, inner: &Inner, now: Time) ->
 }
 
 /// What lowers the promise of a commit: `synchronous_commit` for all, or for a role or database.
-pub(super) fn weakened(sample: &Sample) -> Vec<String> {
+#[must_use]
+pub fn weakened(sample: &Sample) -> Vec<String> {
     let mut found = Vec::new();
     if !matches!(sample.sync_commit.as_str(), "on" | "remote_apply") {
         found.push(format!("synchronous_commit is {}", sample.sync_commit));
@@ -199,7 +199,7 @@ pub(super) fn weakened(sample: &Sample) -> Vec<String> {
     found
 }
 
-fn seal(agreed: &ClusterState, inner: &Inner, now: Time) -> Option<SealReport> {
+fn seal(agreed: &ClusterState, inner: &Known, now: Time) -> Option<SealReport> {
     let election = agreed.election.as_ref()?;
     let marker = inner.local.marker.as_ref()?;
     let key = MemberKey::new(marker.member.clone(), marker.incarnation);

@@ -1,5 +1,7 @@
 use super::*;
-use pgvigil_postgres::sample::WATCHED;
+
+const WATCHED: [&str; 5] =
+    ["synchronous_standby_names", "synchronous_commit", "primary_conninfo", "fsync", "full_page_writes"];
 
 fn sample(in_recovery: bool, changes: &[(&str, &str)]) -> Sample {
     let mut watched: BTreeMap<&str, &str> = WATCHED.into_iter().map(|name| (name, "as set")).collect();

@@ -1,10 +1,10 @@
 //! Up to where k standbys of the rule in force have WAL, as a look at the primary's walsenders shows it.
 
-use pgvigil_core::{cluster::ClusterState, local::Local, lsn::Lsn};
-use pgvigil_postgres::Walsender;
+use pgvigil_core::{cluster::ClusterState, local::Local, lsn::Lsn, sample::Walsender};
 
 /// See the module; `None` while no rule of this reign is in force, or fewer stream.
-pub(super) fn confirmed(agreed: &ClusterState, local: &Local, walsenders: &[Walsender]) -> Option<Lsn> {
+#[must_use]
+pub fn confirmed(agreed: &ClusterState, local: &Local, walsenders: &[Walsender]) -> Option<Lsn> {
     let rule = local.rule_in_force(agreed)?;
     rule.setting.confirmed(|key| flushed(&agreed.sync_name(key, rule.epoch), walsenders))
 }
