@@ -1,7 +1,7 @@
 //! The agent of one member: sees its PostgreSQL, tells the leader, does what is agreed.
 //!
 //! ```text
-//!   sampler, canary, prober ──► Shared ──► reconcile (core) ──► worker ──► execute ──► PostgreSQL
+//!   sampler, canary, prober ──► Shared ──► reconcile (core) ──► worker ──► acts ──► PostgreSQL
 //!                                 │ ▲                                          │
 //!                       uplink ◄──┘ └── agreed state, renewals                 └──► Shared
 //! ```
@@ -9,22 +9,25 @@
 //! Heartbeats never wait for acts: each of these is a task of its own, and they meet only in [`shared::Shared`].
 
 mod access;
+mod adopt;
 pub mod ailing;
 mod canary;
+mod directory;
 mod door;
 mod evidence;
-mod execute;
+mod here;
 mod in_force;
 mod marker;
 mod peers;
 mod prober;
 mod promise;
-mod prove;
 mod released;
 mod right;
 mod role;
 mod sampler;
 mod scene;
+mod server;
+mod session;
 pub mod shared;
 mod twin;
 mod unproven;
@@ -33,6 +36,7 @@ mod way_in;
 mod worker;
 
 use crate::{config::Config, journal::Journal};
+use pgvigil_agent::acts;
 use pgvigil_consensus::Consensus;
 use pgvigil_core::report::Report;
 use shared::{Shared, StartError};
@@ -71,6 +75,6 @@ impl Agent {
 
     /// Stops PostgreSQL for good: the store below has failed and this process is about to end. Keeps S3.
     pub async fn fence_for_exit(&self, why: &str) {
-        execute::fence::now(&self.shared, 0, why).await;
+        acts::fence::now(&here::Here(Arc::clone(&self.shared)), 0, why).await;
     }
 }

@@ -90,7 +90,7 @@ pub fn plan(seed: u64) -> Scenario {
     let adopt = rng.chance(12).then(|| rng.index(count));
     if adopt.is_some() && rng.chance(40) {
         let strike = rng.pick(&[Strike::Agent, Strike::Postgres, Strike::Host]);
-        faults.insert(0, Timed { at_ms: 0, fault: Fault::Lie(Ambush { step: "adopt.promised", strike }) });
+        faults.insert(0, Timed { at_ms: 0, fault: Fault::Lie(Ambush { step: "adopt:promised", strike }) });
     }
     Scenario { seed, hosts, settings, adopt, faults, active_ms }
 }
@@ -168,13 +168,13 @@ fn second_failover(rng: &Rng, count: usize, at_ms: u64, faults: &mut Vec<Timed>)
 
 /// Steps that are seldom reached: somebody lies in wait there more often.
 const RARE: &[&str] = &[
-    "catch-up.begun",
-    "carry-on.promised",
-    "rewind.begun",
-    "rewind.copied",
-    "start-primary.promised",
-    "start-primary.unfenced",
-    "start-primary.ready",
+    "catch-up:begun",
+    "carry-on:promised",
+    "rewind:begin",
+    "rewind:copied",
+    "start-primary:promised",
+    "start-primary:unfenced",
+    "start-primary:ready",
 ];
 
 fn host_plan(rng: &Rng, host: usize, all_vote: bool) -> HostPlan {
@@ -228,7 +228,7 @@ fn together(rng: &Rng, count: usize, at_ms: u64, faults: &mut Vec<Timed>) -> u64
         };
         push(0, unaware);
         if rng.chance(40) {
-            let step = rng.pick(&["seal.promised", "seal.on-disk", "seal.shown", "seal.read"]);
+            let step = rng.pick(&["seal:promised", "seal:on-disk", "seal:receivers-gone", "seal:read"]);
             push(1, Fault::Lie(Ambush { step, strike: Strike::Host }));
         }
         let forced = rng.range(5, 300);

@@ -22,6 +22,10 @@ pub enum Planted {
     PositionsInvented,
     /// The proof of a rule is given without waiting for walsenders and standbys.
     ProofInvented,
+    /// A proof is complete when k standbys have the marker, whatever walsenders have released beyond it.
+    ProofOfMarkerOnly,
+    /// What a standby has counts as quiet from when the look began that showed it, not from when its answer came.
+    QuietFromBeginning,
     /// A standby follows without its WAL having been seen to end before the fork.
     FollowUnverified,
     /// A wiped member comes back with a fresh, empty history under its old incarnation.

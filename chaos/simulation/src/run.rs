@@ -172,7 +172,7 @@ fn begin(w: &W) {
 /// A cluster that somebody set up without pgvigil: one primary with its door open and a few standbys.
 fn found_by_hand(w: &W, standbys: usize) {
     use crate::postgres::data::{Names, Upstream};
-    let data = agent::act::found::fresh(w);
+    let data = agent::directory::fresh(w);
     for host in 0..=standbys.min(w.hosts.len() - 1) {
         let mut mine = data.clone();
         let mut conf = (*mine.conf).clone();

@@ -1,9 +1,10 @@
 //! What PostgreSQL shows of the settings on which the promise rests, held against what was put in force. What is astray
 //! counts as evidence and is put back.
 
-use crate::{known::Known, unproven};
+use crate::{known::Known, ports::Removed, unproven};
 use pgvigil_core::{
     cluster::ClusterState,
+    local::LocalPostgres,
     rpo::Cause,
     sample::Sample,
     sync_rule::SyncRule,
@@ -149,6 +150,25 @@ fn unseen_reload(inner: &mut Known, files: &[Option<Stamp>], sample: &Sample, no
         // What was loaded may have taken the rule out of force.
         _ => !inner.local.rule_doubt.is_open() && inner.unproven.ends(Cause::ReloadByOthers, now.0),
     }
+}
+
+/// Lines that overrode ours were taken out: they may have been loaded before, and nobody saw that. `true`: the evidence has
+/// changed.
+pub fn taken_out(inner: &mut Known, removed: &Removed, now: (Time, WallTime)) -> bool {
+    if removed.changed {
+        // Our own change of the files is none that nobody saw.
+        inner.drifted.files = None;
+    }
+    let weak = removed.lines.iter().filter(|(name, _)| unproven::weakens(name));
+    let lines: Vec<String> = weak.map(|(name, value)| format!("{name} = '{value}'")).collect();
+    let serves = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery)
+        && inner.local.in_force.as_ref().is_some_and(|f| f.door_open);
+    if lines.is_empty() || !serves {
+        return false;
+    }
+    inner.local.rule_doubt.raise();
+    let what = format!("{} stood in postgresql.auto.conf, and may have been loaded", lines.join(", "));
+    inner.unproven_begins(Cause::ReloadByOthers, &what, now)
 }
 
 /// What is astray on a primary is put back by the next Configure, and its rule counts no more until it is proven again.

@@ -2,11 +2,14 @@
 //! nothing of the cluster.
 //!
 //! What it knows is [`known::Known`]; how a look at PostgreSQL changes that is [`sampler`] and [`in_force`]; what it tells is
-//! [`report`]. Time is an argument everywhere here. The program and the simulation call the same functions.
+//! [`report`]; what it does are its [`acts`], through the [`ports`]. Time is an argument, or a port. The program and the simulation call the same functions.
 
+pub mod acts;
+pub mod bug;
 pub mod confirmed;
 pub mod in_force;
 pub mod known;
+pub mod ports;
 pub mod report;
 pub mod sampler;
 pub mod scene;

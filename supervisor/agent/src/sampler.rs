@@ -140,9 +140,32 @@ pub fn stopped(inner: &Known, clean: impl FnOnce() -> bool) -> LocalPostgres {
 /// disk; `door_open`: the door as this agent left it, for restarting pgvigil closes it to nobody.
 pub fn adopt(inner: &mut Known, server: ServerId, fenced: bool, door_open: bool) {
     inner.local.fence_on_disk = fenced;
+    // Somebody else started it, as he liked: on what timeline its recovery makes for, and whether more WAL came in, is read
+    // anew. Keeps S2 (found by the simulation: it was sealed, stopped, started by others and appointed).
+    inner.forget_end();
+    inner.local.sealed = None;
     if inner.local.marker.is_some() && inner.local.in_force.is_none() {
         let epoch = inner.local.promise.reigned;
         inner.local.in_force = Some(InForce { epoch, version: None, door_open, ..InForce::default() });
     }
     inner.found_running(server);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::known::Remembered;
+    use pgvigil_core::{local::SealedAt, lsn::Lsn, position::Position};
+
+    /// What others start may make for another timeline than the one that was read, or have received more.
+    #[test]
+    fn what_was_read_of_a_stopped_server_does_not_hold_for_one_that_others_start() {
+        let mut known = Known::new("a".into(), Remembered::default());
+        let position = Position::new(Epoch(3), Lsn(7));
+        known.local.sealed = Some(SealedAt { epoch: Epoch(4), position });
+        known.local.wal_end = Some((position, TimelineId(3)));
+        adopt(&mut known, 1, true, false);
+        assert_eq!((known.local.sealed, known.local.wal_end), (None, None));
+        assert_eq!((known.server, known.local.postgres), (Some(1), LocalPostgres::Starting));
+    }
 }

@@ -32,6 +32,7 @@ pub mod observation;
 pub mod pace;
 pub mod placement;
 pub mod position;
+pub mod proof;
 pub mod quorum;
 pub mod reconcile;
 pub mod reign;

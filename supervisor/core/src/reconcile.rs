@@ -178,6 +178,28 @@ pub enum Action {
 }
 
 impl Action {
+    /// Every name that [`name`](Self::name) gives.
+    pub const NAMES: [&'static str; 18] = [
+        "fence",
+        "seal",
+        "catch up",
+        "read the end of WAL",
+        "initdb",
+        "adopt the primary",
+        "adopt the standby",
+        "start as primary",
+        "configure",
+        "promote",
+        "carry on",
+        "prove the rule",
+        "checkpoint",
+        "start as standby",
+        "follow",
+        "rewind",
+        "clone",
+        "restart",
+    ];
+
     /// Its name, for people.
     #[must_use]
     pub const fn name(&self) -> &'static str {

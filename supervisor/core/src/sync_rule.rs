@@ -1,8 +1,8 @@
-//! What a member's commits wait for, as PostgreSQL's settings say it.
+//! What a member's commits wait for and what its recovery makes for, as PostgreSQL's settings say it.
 
 use crate::{
     cluster::ClusterState,
-    id::{Epoch, MemberKey},
+    id::{Epoch, MemberKey, TimelineId},
     rule::Setting,
 };
 
@@ -71,6 +71,30 @@ pub fn sync_names(k: u16, names: &[String]) -> String {
     sorted.dedup();
     let list: Vec<String> = sorted.into_iter().map(|name| identifier(name)).collect();
     format!("ANY {k} ({})", list.join(","))
+}
+
+/// Which timeline recovery follows. Read by PostgreSQL at its start only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryTimeline {
+    /// `latest`: a streaming standby changes over to its upstream's new timeline without a restart. Refuses to start
+    /// when the newest history file is a bare reservation: see `pgvigil_postgres::history_files`.
+    Latest,
+    /// `current`: the timeline of the last checkpoint in the control file.
+    Current,
+    /// This one, whatever history files lie about (history A4). Its history file must exist, unless it is 1.
+    Pinned(TimelineId),
+}
+
+impl RecoveryTimeline {
+    /// The value of `recovery_target_timeline`.
+    #[must_use]
+    pub fn value(self) -> String {
+        match self {
+            Self::Latest => "latest".to_owned(),
+            Self::Current => "current".to_owned(),
+            Self::Pinned(timeline) => timeline.to_string(),
+        }
+    }
 }
 
 /// An SQL identifier in double quotes, also as `synchronous_standby_names` reads them.

@@ -37,6 +37,14 @@ pub struct Kept {
     pub manifest: Manifest,
 }
 
+/// What was kept under that label, if that is complete.
+#[must_use]
+pub fn kept(layout: &Layout, label: &str) -> Option<Kept> {
+    let dir = layout.diverged_dir().join(label);
+    let manifest = serde_json::from_str(&fs::read_to_string(dir.join("manifest.json")).ok()?).ok()?;
+    Some(Kept { dir, manifest })
+}
+
 /// Copies the segments from the fork to the end of `position` (of a stopped server) into
 /// `<agent dir>/diverged/<label>/`, fsynced, and writes the manifest last: a directory without one is incomplete.
 /// `None` when nothing lies beyond the fork. Repeating it with the same label copies again. Blocking.

@@ -158,6 +158,9 @@ const PINNED: &str = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_t
     -c default_transaction_isolation=read\\ committed -c client_min_messages=notice -c DateStyle=ISO \
     -c role=none -c session_preload_libraries= -c local_preload_libraries=";
 
+/// duplicate_prepared_statement: an answer that came too late to be waited for.
+const PREPARED_BEFORE: &str = "42P05";
+
 const CONNECT: &str = "connect to the local server";
 
 impl Link {
@@ -307,13 +310,15 @@ impl Link {
         limit: Duration,
     ) -> Result<String, QueryError> {
         let known = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
-        let execute = format!("EXECUTE {name}");
-        if known {
-            return self.value(what, &execute, limit).await;
+        if !known {
+            // By itself: what follows may fail, and that takes no statement back.
+            match self.execute(what, &format!("PREPARE {name} AS {sql}"), limit).await {
+                Err(error) if error.sqlstate() != Some(PREPARED_BEFORE) => return Err(error),
+                _ => {}
+            }
+            self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
         }
-        let value = self.value(what, &format!("PREPARE {name} AS {sql}; {execute}"), limit).await?;
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
-        Ok(value)
+        self.value(what, &format!("EXECUTE {name}"), limit).await
     }
 
     /// Runs SQL text for its effect.

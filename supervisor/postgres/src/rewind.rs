@@ -21,6 +21,7 @@ use crate::{
 };
 use pgvigil_core::{id::TimelineId, lsn::Lsn};
 use std::{
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -28,6 +29,9 @@ use std::{
 /// A rewind failed. Unless it is said otherwise, the data directory is as good as before.
 #[derive(Debug, thiserror::Error)]
 pub enum RewindError {
+    /// Somebody started a server in the middle of it: the data directory is neither the old one nor the new one.
+    #[error("somebody started PostgreSQL in the data directory while pg_rewind worked there")]
+    Started,
     /// About a file.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -263,6 +267,7 @@ async fn run(instance: &Instance, plan: &RewindPlan, end: Lsn, on_line: OnLine<'
     ];
     write_atomic(&note(layout), plan.label.as_bytes(), 0o600)?;
     let before = instance.control_file().await?;
+    let last_start = last_start(layout);
     let program = instance.binaries.program("pg_rewind");
     let mut idle = false;
     let mut watched = |line: &str| {
@@ -281,6 +286,11 @@ async fn run(instance: &Instance, plan: &RewindPlan, end: Lsn, on_line: OnLine<'
         remove_durable(&note(layout))?;
         return Err(RewindError::Refused(tool));
     }
+    // What a server that was started meanwhile held in memory is not what lay there then, and it may have written that back;
+    // it may have ended again.
+    if self::last_start(layout) != last_start || !matches!(instance.adopt(), Ok(None)) {
+        return Err(RewindError::Started);
+    }
     if idle && end > plan.fork {
         remove_durable(&note(layout))?;
         return Ok(false);
@@ -290,6 +300,12 @@ async fn run(instance: &Instance, plan: &RewindPlan, end: Lsn, on_line: OnLine<'
     plan.config.write(instance.binaries.version(), layout)?;
     remove_durable(&note(layout))?;
     Ok(true)
+}
+
+/// When a postmaster was last started here: each one writes this file, and pg_rewind leaves it alone.
+fn last_start(layout: &Layout) -> Option<(u64, i64, i64)> {
+    let found = std::fs::metadata(layout.data_dir.join("postmaster.opts")).ok()?;
+    Some((found.ino(), found.ctime(), found.ctime_nsec()))
 }
 
 /// Messages with which pg_rewind ends before it copies anything.

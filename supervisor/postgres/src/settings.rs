@@ -11,8 +11,7 @@ use crate::{
     user_conf::UserValues,
     version::Version,
 };
-use pgvigil_core::id::TimelineId;
-pub use pgvigil_core::sync_rule::{NOBODY, SyncRule, sync_names};
+pub use pgvigil_core::sync_rule::{NOBODY, RecoveryTimeline, SyncRule, sync_names};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Settings that belong to us: nobody may set them elsewhere, and user parameters may not name them.
@@ -86,30 +85,6 @@ pub enum SettingsError {
     /// A file failed.
     #[error(transparent)]
     Fs(#[from] FsError),
-}
-
-/// Which timeline recovery follows. Read by PostgreSQL at its start only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecoveryTimeline {
-    /// `latest`: a streaming standby changes over to its upstream's new timeline without a restart. Refuses to start
-    /// when the newest history file is a bare reservation: see [`crate::history_files`].
-    Latest,
-    /// `current`: the timeline of the last checkpoint in the control file.
-    Current,
-    /// This one, whatever history files lie about (history A4). Its history file must exist, unless it is 1.
-    Pinned(TimelineId),
-}
-
-impl RecoveryTimeline {
-    /// The value of `recovery_target_timeline`.
-    #[must_use]
-    pub fn value(self) -> String {
-        match self {
-            Self::Latest => "latest".to_owned(),
-            Self::Current => "current".to_owned(),
-            Self::Pinned(timeline) => timeline.to_string(),
-        }
-    }
 }
 
 /// From whom a standby streams.

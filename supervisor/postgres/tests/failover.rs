@@ -10,11 +10,11 @@ use pgvigil_core::{
 use pgvigil_postgres::{
     Beat, Canary, SealLimits, SealedServer, StartAs, StopMode, SyncRule, Upstream, canary,
     clone::OldData,
-    history_files,
+    diverged, history_files,
     instance::Promoted,
     layout::segment_name,
     position,
-    rewind::{RewindPlan, interrupted, is_recovery, rewind},
+    rewind::{RewindError, RewindPlan, interrupted, is_recovery, rewind},
     seal,
     settings::{RecoveryTimeline, write_pass_file},
 };
@@ -204,6 +204,33 @@ pg_test!(
         c.wait_streaming().await;
         b.wait_caught_up(&c).await;
         assert_eq!(c.sql("SELECT to_regclass('lost') IS NULL").await, "t");
+    }
+);
+
+pg_test!(
+    /// Somebody starts PostgreSQL while pg_rewind works in its directory, and it ends again: what it had read before, it may
+    /// have written back. Such a directory keeps the note that it is neither the old one nor the new one.
+    a_rewind_in_which_a_server_was_started_is_not_believed,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let (a, mut b, mut c) = Node::three(root.path()).await;
+        a.wait_caught_up(&b).await;
+        b.seal().await;
+        a.sql("CREATE TABLE lost AS SELECT g FROM generate_series(1, 1000) g").await;
+        a.wait_caught_up(&c).await;
+        c.instance.fence().await.unwrap();
+        a.instance.fence().await.unwrap();
+        let promoted = b.promote(TimelineId(2)).await;
+        c.follow(&b);
+        let plan = rewind_plan(&c, &b, &promoted);
+        // What every postmaster does first.
+        let opts = c.instance.layout.data_dir.join("postmaster.opts");
+        let mut started = |_: &str| std::fs::write(&opts, "postgres").unwrap();
+        let done = rewind(&c.instance, &plan, &mut started).await;
+        assert!(matches!(done, Err(RewindError::Started)), "{done:?}");
+        assert_eq!(interrupted(&c.instance.layout).unwrap(), Some(plan.label.clone()));
+        let kept = diverged::kept(&c.instance.layout, &plan.label).unwrap();
+        assert_eq!(kept.manifest.fork, promoted.fork, "what was kept before is known all the same");
     }
 );
 

@@ -52,6 +52,25 @@ pg_test!(
 );
 
 pg_test!(
+    /// A prepared statement that fails is asked again as it is, not prepared a second time: that would fail for ever.
+    a_statement_that_failed_once_is_asked_again_in_its_session,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let node = Node::primary(root.path(), "a").await;
+        let link = node.link().await;
+        let sql = "SELECT 1 / (random() - 2 > 0)::int";
+        for _ in 0..2 {
+            let failed = link.value_again("test", "again", sql, LIMIT).await.unwrap_err();
+            assert_eq!(failed.sqlstate(), Some("22012"), "{failed}");
+        }
+        let session = node.link().await;
+        for _ in 0..2 {
+            assert_eq!(session.value_again("test", "again", "SELECT 7", LIMIT).await.unwrap(), "7");
+        }
+    }
+);
+
+pg_test!(
     /// What a loss of power leaves of lock files keeps no server down, and no server from being seen.
     a_server_starts_over_lock_files_that_nobody_holds,
     async {

@@ -1,26 +1,21 @@
 //! What PostgreSQL shows of the settings on which the promise rests, held against what was put in force. What is astray is
 //! named with its file and line, counted as evidence, and put back; what only a restart would spoil is named.
 
-use super::{execute, shared::Shared};
+use super::{directory, here::Here, shared::Shared};
 use crate::clock;
 use pgvigil_agent::{
-    in_force::{self, Expected, Stamp},
-    unproven,
+    acts,
+    in_force::{self, Stamp},
+    ports::Removed,
 };
-use pgvigil_core::{local::LocalPostgres, rpo::Cause};
+use pgvigil_core::local::LocalPostgres;
 use pgvigil_postgres::{
-    Layout, Link, Sample, conf_files,
-    drift::{self, Drift},
+    Layout, Link, Sample, conf_files, drift,
     in_force::{FileError, Origin},
     procfs,
     settings::{FLOORS, MANAGED},
 };
-use std::{collections::BTreeMap, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
-
-/// Just put in force; `seen`: a new connection has shown it.
-pub(super) fn expect(shown: BTreeMap<String, String>, seen: bool) -> Expected {
-    Expected { shown, since: clock::now(), seen }
-}
+use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 /// A statement's limit.
 const LIMIT: Duration = Duration::from_millis(1_500);
@@ -29,31 +24,19 @@ const NOTICE_MS: u64 = 60_000;
 /// These decide from whom a standby receives.
 const UPSTREAM: [&str; 3] = ["primary_conninfo", "primary_slot_name", "restore_command"];
 
-/// Why PostgreSQL does not show what was written, in its own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Why(String);
-
-impl Why {
-    /// Asks PostgreSQL why it does not show what was written: who else sets it, and which line it cannot read. `blocked`:
-    /// no change of any file is taken up, so that waiting is in vain.
-    pub(super) async fn ask(link: &Link, names: &[&str]) -> (Self, bool) {
-        let origins = link.origins(names, LIMIT).await.unwrap_or_default();
-        let errors = link.file_errors(LIMIT).await.unwrap_or_default();
-        let blocking: Vec<String> = errors.iter().filter(|e| e.blocks).map(FileError::to_string).collect();
-        let blocked = !blocking.is_empty();
-        let read = if blocked {
-            format!("it takes up no file because of {}; mend that", blocking.join(", "))
-        } else {
-            "it names no error in its files".to_owned()
-        };
-        (Self(format!("it shows {}; {read}", join(&origins))), blocked)
-    }
-}
-
-impl std::fmt::Display for Why {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
+/// Asks PostgreSQL why it does not show what was written: who else sets it, and which line it cannot read; in its own
+/// words. `true`: no change of any file is taken up, so that waiting is in vain.
+pub(super) async fn why(link: &Link, names: &[&str]) -> (String, bool) {
+    let origins = link.origins(names, LIMIT).await.unwrap_or_default();
+    let errors = link.file_errors(LIMIT).await.unwrap_or_default();
+    let blocking: Vec<String> = errors.iter().filter(|e| e.blocks).map(FileError::to_string).collect();
+    let blocked = !blocking.is_empty();
+    let read = if blocked {
+        format!("it takes up no file because of {}; mend that", blocking.join(", "))
+    } else {
+        "it names no error in its files".to_owned()
+    };
+    (format!("it shows {}; {read}", join(&origins)), blocked)
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
@@ -133,59 +116,39 @@ pub(super) async fn settle(shared: &Arc<Shared>, link: &Link) {
             in_force.upstream = None;
         }
         shared.work.notify_one();
-    } else if let Err(error) = put_back(shared) {
+    } else if let Err(error) = put_back(shared).await {
         shared.problem("drift", Some(format!("{}; it cannot be put back: {error:#}", join(&origins))));
     }
 }
 
 /// Takes lines that override ours out of the files and has PostgreSQL read them.
-fn put_back(shared: &Shared) -> anyhow::Result<()> {
-    clear_overrides(shared)?;
+async fn put_back(shared: &Arc<Shared>) -> anyhow::Result<()> {
+    acts::clear_overrides(&Here(Arc::clone(shared))).await?;
     let postmaster = shared.server().postmaster.clone();
     if let Some(postmaster) = postmaster {
-        execute::instance(shared).reload(&postmaster)?;
+        directory::instance(shared).reload(&postmaster)?;
     }
     Ok(())
 }
 
 /// No line comes after ours any more: those of `ALTER SYSTEM` are taken out, and where the server reads the user's file
 /// first, the line that includes ours is the last one again. Costs a look at each where nothing is to be done.
-pub(super) fn clear_overrides(shared: &Shared) -> anyhow::Result<()> {
+pub(super) fn remove_overrides(shared: &Shared) -> anyhow::Result<Removed> {
     let gone = drift::remove(&shared.layout)?;
-    if !gone.is_empty() {
-        // Our own change of the file is none that nobody saw.
-        shared.lock().drifted.files = None;
-        doubt_taken_out(shared, &gone);
-    }
+    let mut removed = Removed { changed: !gone.is_empty(), lines: Vec::new() };
     for gone in gone {
         tracing::warn!(
             member = %shared.me(), name = gone.name, value = gone.value, line = gone.line,
             "took a line out of postgresql.auto.conf"
         );
+        removed.lines.push((gone.name, gone.value));
     }
     if !reads_ours_now(shared) && !conf_files::is_included_last(&shared.layout)? {
         conf_files::ensure_include(&shared.layout)?;
-        // Nor is this one.
-        shared.lock().drifted.files = None;
+        removed.changed = true;
         tracing::warn!(member = %shared.me(), "moved the line that includes ours to the end of postgresql.conf again");
     }
-    Ok(())
-}
-
-/// Lines that were taken out may have been loaded before, and nobody saw that.
-fn doubt_taken_out(shared: &Shared, gone: &[Drift]) {
-    let weak = gone.iter().filter(|gone| unproven::weakens(&gone.name));
-    let lines: Vec<String> = weak.map(|gone| format!("{} = '{}'", gone.name, gone.value)).collect();
-    let mut inner = shared.lock();
-    let serves = matches!(&inner.local.postgres, LocalPostgres::Running(running) if !running.in_recovery)
-        && inner.local.in_force.as_ref().is_some_and(|f| f.door_open);
-    if lines.is_empty() || !serves {
-        return;
-    }
-    inner.local.rule_doubt.raise();
-    drop(inner);
-    let what = format!("{} stood in postgresql.auto.conf, and may have been loaded", lines.join(", "));
-    shared.unproven_begins(Cause::ReloadByOthers, what);
+    Ok(removed)
 }
 
 fn join(origins: &[Origin]) -> String {
@@ -286,7 +249,7 @@ async fn tidy(shared: &Arc<Shared>, link: &Link, ours: bool) -> anyhow::Result<(
     if ours && !seen_before {
         return Ok(());
     }
-    clear_overrides(shared)?;
+    acts::clear_overrides(&Here(Arc::clone(shared))).await?;
     link.reload(LIMIT).await?;
     let names: Vec<String> = found.iter().map(|d| format!("{} = '{}' (line {})", d.name, d.value, d.line)).collect();
     if !names.is_empty() {

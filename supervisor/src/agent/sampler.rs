@@ -1,8 +1,8 @@
 //! The sampler: looks at PostgreSQL a few times a second, notices its end at once, and repairs drift of settings.
 
-use super::{door, evidence, in_force, released, shared::Shared, twin, way_in};
+use super::{door, evidence, here::Here, in_force, released, shared::Shared, twin, way_in};
 use crate::clock;
-use pgvigil_agent::{in_force::Look, known::ServerId, sampler, twin::copies as copies_of};
+use pgvigil_agent::{acts, in_force::Look, known::ServerId, sampler, twin::copies as copies_of};
 use pgvigil_consensus::grid;
 use pgvigil_core::{keeper::Renewal, local::LocalPostgres, reign::ElectionKind, time::Time};
 use pgvigil_postgres::{
@@ -134,9 +134,15 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Arc<Link>)>, count:
         }
     }
     if count.is_multiple_of(SLOW_EVERY) || shared.lock().slow.is_none() {
-        if let Some((_, open)) = link.as_ref()
-            && let Ok(slow) = open.slow_sample(LIMIT).await
-        {
+        let slow = match link.as_ref() {
+            Some((_, open)) => open.slow_sample(LIMIT).await.ok(),
+            None => None,
+        };
+        if slow.is_none() {
+            // What was asked of it may still be under way.
+            *link = None;
+        }
+        if let Some(slow) = slow {
             let lost: Vec<_> = slow
                 .slots
                 .iter()
@@ -145,7 +151,7 @@ async fn round(shared: &Arc<Shared>, link: &mut Option<(i32, Arc<Link>)>, count:
                 .collect();
             let own = slow.checkpoint_timeline;
             shared.lock().slow = Some(slow);
-            super::execute::seal::look_at_timelines(shared, own).await;
+            acts::look_at_timelines(&Here(Arc::clone(shared)), own).await;
             let text = format!("replication slots that lost WAL or are about to: {}", lost.join(", "));
             shared.problem("slots", (!lost.is_empty()).then_some(text));
         }
@@ -194,7 +200,7 @@ async fn undercut(shared: &Arc<Shared>, link: &Link) {
 /// A server that an agent before this one started to finish recovery before a rewind is no server to adopt: it is ended,
 /// and the rewind begins anew.
 async fn end_recovery(shared: &Arc<Shared>) -> Result<(), String> {
-    let instance = super::execute::instance(shared);
+    let instance = super::directory::instance(shared);
     if !rewind::is_recovery(&instance.layout) || !matches!(instance.adopt(), Ok(Some(_))) {
         return Ok(());
     }
@@ -288,33 +294,32 @@ pub(super) fn id(postmaster: &Postmaster) -> ServerId {
 /// Keeps `postmaster` and notices its end at once.
 pub fn watch(shared: &Arc<Shared>, postmaster: Postmaster) {
     let postmaster = Arc::new(postmaster);
-    shared.server().postmaster = Some(Arc::clone(&postmaster));
-    shared.lock().found_running(id(&postmaster));
+    {
+        let mut known = shared.lock();
+        shared.server().postmaster = Some(Arc::clone(&postmaster));
+        known.found_running(id(&postmaster));
+    }
     shared.look.notify_one();
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let exit = postmaster.exited().await;
-        let ours = shared.lock().server == Some(id(&postmaster));
-        if !ours {
-            return;
-        }
-        let crashed = !shared.lock().stopping;
+        let Some(crashed) = shared.has_ended(id(&postmaster)) else { return };
         if crashed {
             tracing::warn!(member = %shared.me(), pid = postmaster.pid(), ?exit, "PostgreSQL has ended");
         }
-        shared.forget_running(crashed);
         shared.work.notify_one();
         shared.report.notify_one();
     });
 }
 
 fn take(shared: &Arc<Shared>, sample: &Sample, began: Time, server: ServerId) {
-    let files = in_force::stamps(&shared.layout, sample);
     let (agreed, major) = (shared.agreed(), u32::from(shared.binaries.version().major));
     let taken = {
         let mut inner = shared.lock();
         let now = (clock::now(), clock::wall());
         let written = || shared.unproven_file.rule();
+        // Looked at only now: an act that changes them forgets what it saw before.
+        let files = in_force::stamps(&shared.layout, sample);
         let look = Look { sample, began, now, agreed: agreed.as_deref(), files: &files, written: &written };
         sampler::take(&mut inner, look, server, major)
     };

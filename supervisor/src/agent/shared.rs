@@ -13,7 +13,7 @@ use crate::{
     journal::Journal,
 };
 use pgvigil_agent::{
-    known::{Known, Remembered},
+    known::{Known, Remembered, ServerId},
     report,
 };
 use pgvigil_consensus::Consensus;
@@ -148,7 +148,7 @@ pub struct Server {
     /// Lines that override ours without effect on the running server, as the slower look saw them.
     pub idle_overrides: Vec<Drift>,
     /// The connection that showed an appointee its new settings, for the promotion that follows at once.
-    pub proven_link: Option<Link>,
+    pub proven_link: Option<Arc<Link>>,
     /// The sampler's session, for a moment in which another one would cost time that nobody has.
     pub warm_link: Weak<Link>,
 }
@@ -384,16 +384,29 @@ impl Shared {
 
     /// PostgreSQL was found not to run: forgets everything that was true of the running one.
     pub fn forget_running(&self, crashed: bool) {
-        {
-            let mut server = self.server();
-            server.postmaster = None;
-            server.proven_link = None;
-            server.receiver_socket = None;
-            server.idle_overrides.clear();
-        }
-        let evidence = self.lock().forget_running(crashed, clock::now());
+        self.forget_if(|_| Some(crashed));
+    }
+
+    /// That server was seen to end. `Some`: it was the one that is known, and whether it crashed.
+    pub fn has_ended(&self, ended: ServerId) -> Option<bool> {
+        self.forget_if(|known| (known.server == Some(ended)).then_some(!known.stopping))
+    }
+
+    /// Both halves at once: whoever starts another server meanwhile comes before or after.
+    fn forget_if(&self, crashed: impl FnOnce(&Known) -> Option<bool>) -> Option<bool> {
+        let mut known = self.lock();
+        let crashed = crashed(&known)?;
+        let mut server = self.server();
+        server.postmaster = None;
+        server.proven_link = None;
+        server.receiver_socket = None;
+        server.idle_overrides.clear();
+        drop(server);
+        let evidence = known.forget_running(crashed, clock::now());
+        drop(known);
         if evidence {
             self.evidence_changed();
         }
+        Some(crashed)
     }
 }

@@ -2,14 +2,11 @@
 //! [`pgvigil_agent::twin`].
 
 use super::shared::Shared;
-use pgvigil_agent::twin::given_up;
 use pgvigil_core::{
-    id::Epoch,
     local::LocalPostgres,
     report::{Receiver, Remote},
 };
-use pgvigil_postgres::{Link, QueryError, Sample, tcp};
-use std::time::Duration;
+use pgvigil_postgres::{Sample, tcp};
 
 /// Looks at this standby's walreceiver. What a server that does not answer had before holds as long as its socket does: it
 /// may be stopped, but nobody else has that connection.
@@ -31,19 +28,4 @@ pub fn look_at_receiver(shared: &Shared, sample: Option<&Sample>) {
     };
     shared.lock().receiver = receiver;
     shared.server().receiver_socket = socket;
-}
-
-/// Ends the walsenders of names that were given up, now that others are in force: the members' own come back under theirs,
-/// and a copy's count for nothing.
-pub async fn end_given_up(shared: &Shared, link: &Link, epoch: Epoch, limit: Duration) -> Result<(), QueryError> {
-    let names = shared.agreed().map(|agreed| given_up(&agreed, epoch)).unwrap_or_default();
-    if names.is_empty() {
-        return Ok(());
-    }
-    for (pid, name, _) in link.walsenders(limit).await? {
-        if names.iter().any(|given_up| name.eq_ignore_ascii_case(given_up)) {
-            link.terminate_backend(pid, limit).await?;
-        }
-    }
-    Ok(())
 }

@@ -54,13 +54,20 @@ impl UnprovenFile {
     /// What an agent before this one wrote last as `synchronous_standby_names`.
     #[must_use]
     pub fn rule(&self) -> Option<String> {
-        fsio::read_text(&self.rule).ok().flatten()
+        let text = fsio::read_text(&self.rule).ok().flatten()?;
+        let (sum, names) = text.split_once(' ')?;
+        (sum == Self::sum(names)).then(|| names.to_owned())
     }
 
     /// Before it is put in force: an agent that finds a running primary with another value knows that somebody changed it
     /// while no agent looked.
     pub fn write_rule(&self, names: &str) -> Result<(), fsio::FsError> {
-        fsio::overwrite(&self.rule, names.as_bytes(), 0o600).map(drop)
+        fsio::overwrite(&self.rule, format!("{} {names}", Self::sum(names)).as_bytes(), 0o600).map(drop)
+    }
+
+    /// A text of which only a part was written is none.
+    fn sum(names: &str) -> String {
+        format!("{:08x}", crc32c::crc32c(names.as_bytes()))
     }
 
     fn write(&self, ledger: &Ledger) {

@@ -1,8 +1,8 @@
 //! The worker: asks `reconcile`, does what it says, asks again. Longer acts run beside it, so that a fence never waits.
 
-use super::{execute, shared::Shared};
+use super::{here::Here, shared::Shared};
 use crate::clock;
-use pgvigil_agent::{known::Known, scene::Scene};
+use pgvigil_agent::{acts, known::Known, scene::Scene};
 use pgvigil_core::{
     brake,
     reconcile::Action,
@@ -95,7 +95,7 @@ async fn run(shared: Arc<Shared>) {
                     running.abort();
                 }
                 if let Action::Fence { polite_ms, why, .. } = &action {
-                    execute::fence::now(&shared, *polite_ms, why).await;
+                    acts::fence::now(&Here(Arc::clone(&shared)), *polite_ms, why).await;
                 }
                 wake_at = clock::now();
                 continue;
@@ -111,7 +111,7 @@ async fn run(shared: Arc<Shared>) {
         let doing = Arc::clone(&shared);
         let (what, to_do) = (action.clone(), action);
         let mut task = tokio::spawn(async move {
-            let done = execute::act(&doing, to_do.clone()).await;
+            let done = acts::act(&Here(Arc::clone(&doing)), to_do.clone()).await;
             note(&doing, &to_do, scene, done);
             doing.lock().activity = None;
             doing.look.notify_one();
@@ -140,7 +140,8 @@ async fn run(shared: Arc<Shared>) {
 
 async fn act_aside(shared: Arc<Shared>, action: Action) {
     let name = action.name();
-    let waits_for = execute::act(&shared, action).await.err().map(|error| format!("{name}: not yet: {error:#}"));
+    let waits_for =
+        acts::act(&Here(Arc::clone(&shared)), action).await.err().map(|error| format!("{name}: not yet: {error:#}"));
     let said = std::mem::replace(&mut shared.lock().aside_waits_for, waits_for.as_deref().map(brake::bare));
     if let Some(text) = waits_for
         && said != Some(brake::bare(&text))

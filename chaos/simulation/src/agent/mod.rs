@@ -1,13 +1,15 @@
 //! The agent, in the real one's order of steps: each task of `supervisor/src/agent` has its counterpart here, each
 //! `await` is a place where a crash may cut it off, and the deciding is done by the shipped `reconcile`.
 
-pub mod act;
 pub mod canary;
+pub mod directory;
+mod here;
 pub mod prober;
-pub mod prove;
 pub mod report;
 pub mod right;
 pub mod sampler;
+mod server;
+mod session;
 pub mod shared;
 pub mod uplink;
 pub mod worker;

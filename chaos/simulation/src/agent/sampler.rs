@@ -1,7 +1,9 @@
 //! Looks at PostgreSQL a few times a second and notices its end at once. After `agent/sampler.rs` of the program.
 
 use super::shared::Ctx;
+use crate::planted::Planted;
 use pgvigil_agent::{
+    acts,
     in_force::{self, Look},
     sampler::{self, Taken},
 };
@@ -38,14 +40,9 @@ async fn round(c: &Ctx, count: u64) {
     let unknown = c.a.inner.borrow().slow.is_none();
     if (unknown || count.is_multiple_of(SLOW_EVERY)) && c.query(LIMIT_MS).await.is_some() {
         c.a.inner.borrow_mut().slow = c.w.slow_sample(c.h);
-        look_at_timelines(c);
+        let own = TimelineId(c.w.own_timeline(c.h));
+        acts::look_at_timelines(c, own).await;
     }
-}
-
-/// Which numbers are taken here, for the report.
-pub fn look_at_timelines(c: &Ctx) {
-    let newest = c.w.with_data(c.h, |data| data.newest_real()).unwrap_or(0).max(c.w.own_timeline(c.h));
-    c.a.inner.borrow_mut().newest_timeline = TimelineId(newest);
 }
 
 /// Nothing is known to run: what is in the data directory, and does something run in it?
@@ -79,7 +76,7 @@ fn find(c: &Ctx) {
 fn adopt(c: &Ctx) {
     let (signal, door) = {
         let disk = c.w.hosts[c.h].disk.borrow();
-        disk.data.as_ref().map_or((false, false), |data| (data.signal, data.door))
+        (disk.data.as_ref().is_some_and(|data| data.signal), disk.door_noted != Some(false))
     };
     // In a primary's directory the fence lies for the next start only; a server that starts has found it there.
     let primary = {
@@ -127,7 +124,8 @@ fn take(c: &Ctx, sample: &Sample, began: Time, pid: u64) {
         let names = disk.names_written.as_ref().map(|names| names.value.as_ref().to_owned());
         (disk.data.as_ref().map(|data| (0, 0, i64::from(data.conf.touched), 0)), names)
     };
-    let (now, files, written) = ((c.now(), c.w.wall()), [touched], || written.clone());
+    let answered = if c.w.planted == Some(Planted::QuietFromBeginning) { began } else { c.now() };
+    let (now, files, written) = ((answered, c.w.wall()), [touched], || written.clone());
     let look = Look { sample, began, now, agreed: agreed.as_deref(), files: &files, written: &written };
     let mut taken = Taken::default();
     c.evidence(|known, _| {

@@ -7,16 +7,13 @@ use crate::{
     world::{W, World},
 };
 use pgvigil_agent::known::{Known, Remembered};
-use pgvigil_core::{cluster::ClusterState, keeper::Renewal, local::Promise, rpo::Ledger, sample::Sample, time::Time};
+use pgvigil_core::{cluster::ClusterState, keeper::Renewal, rpo::Ledger, sample::Sample, time::Time};
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
 };
-
-/// An act or a statement that failed, and why.
-pub type Failed = String;
 
 /// See the module.
 #[derive(Debug)]
@@ -25,6 +22,8 @@ pub struct Agent {
     pub inner: RefCell<Known>,
     /// The newest agreed state held.
     pub agreed: RefCell<Option<Arc<ClusterState>>>,
+    /// A change of the promise is under way.
+    pub promising: Cell<bool>,
     /// When it was last looked whether operators have asked for something else.
     pub looked_at: Cell<Time>,
     /// What makes the right longer, not yet told to the guard.
@@ -73,6 +72,7 @@ impl Agent {
         Self {
             inner: RefCell::new(Known::new(w.member(host).clone(), remembered)),
             agreed: RefCell::default(),
+            promising: Cell::default(),
             looked_at: Cell::new(Time(0)),
             renewals: RefCell::default(),
             work: Notify::default(),
@@ -131,25 +131,6 @@ impl Ctx {
             self.wake_look();
         }
         self.wake_work();
-    }
-
-    /// Changes the promise: on disk and fsynced first, then in memory.
-    pub async fn promise(&self, change: impl FnOnce(&mut Promise)) {
-        let mut promise = self.a.inner.borrow().local.promise.clone();
-        let before = promise.clone();
-        change(&mut promise);
-        if promise == before {
-            return;
-        }
-        self.w.fsync(self.h).await;
-        {
-            let mut disk = self.w.hosts[self.h].disk.borrow_mut();
-            disk.promise = promise.clone();
-            if self.w.planted != Some(crate::planted::Planted::SealNotDurable) {
-                disk.promise_synced = promise.clone();
-            }
-        }
-        self.a.inner.borrow_mut().local.promise = promise;
     }
 
     /// PostgreSQL was found not to run: forgets everything that was true of the running one.

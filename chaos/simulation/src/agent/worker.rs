@@ -1,15 +1,12 @@
 //! The worker: asks the shipped policy ([`pgvigil_core::worker`]) and `reconcile`, does what they say, asks again.
 
-use super::{
-    act,
-    shared::{Ctx, Failed},
-};
+use super::shared::Ctx;
 use crate::{
     exec::{Done, TaskId},
     planted::Planted,
     world::World,
 };
-use pgvigil_agent::{known::Known, scene::Scene};
+use pgvigil_agent::{acts, known::Known, scene::Scene};
 use pgvigil_core::{
     cluster::ClusterState,
     local::Local,
@@ -83,8 +80,8 @@ pub async fn run(c: Ctx) {
             Do::Aside => {
                 let doing = c.clone();
                 aside = Some(c.w.exec.spawn(World::agent_process(c.h), async move {
-                    if let Err(why) = act::act(&doing, action).await {
-                        doing.w.log_host(doing.h, || format!("not yet: {why}"));
+                    if let Err(why) = acts::act(&doing, action).await {
+                        doing.w.log_host(doing.h, || format!("not yet: {why:#}"));
                     }
                     doing.wake_work();
                     doing.wake_report();
@@ -95,7 +92,7 @@ pub async fn run(c: Ctx) {
                     c.w.exec.abort(task);
                 }
                 if let Action::Fence { polite_ms, why, .. } = &action {
-                    act::fence::now(&c, *polite_ms, why).await;
+                    acts::fence::now(&c, *polite_ms, why).await;
                 }
                 wake_at = c.now();
             }
@@ -104,7 +101,7 @@ pub async fn run(c: Ctx) {
                 let (doing, what, ended) = (c.clone(), action.clone(), Rc::new(Done::default()));
                 let end = Rc::clone(&ended);
                 running = Some(c.w.exec.spawn(World::agent_process(c.h), async move {
-                    let done = act::act(&doing, action.clone()).await;
+                    let done = acts::act(&doing, action.clone()).await;
                     note(&doing, &action, scene, done);
                     doing.wake_look();
                     doing.wake_work();
@@ -137,16 +134,16 @@ fn acted(c: &Ctx, agreed: &ClusterState, action: &Action, now: Time) {
 }
 
 /// Remembers how an act ended.
-fn note(c: &Ctx, action: &Action, scene: Option<Scene>, done: Result<(), Failed>) {
+fn note(c: &Ctx, action: &Action, scene: Option<Scene>, done: anyhow::Result<()>) {
     let mut inner = c.a.inner.borrow_mut();
     match &done {
         Ok(()) => drop(inner.worker.done(action, c.now())),
-        Err(why) => drop(inner.worker.failed(action, why, scene, c.now())),
+        Err(why) => drop(inner.worker.failed(action, &format!("{why:#}"), scene, c.now())),
     }
     drop(inner);
     c.w.log_host(c.h, || match done {
         Ok(()) => format!("{} done", action.name()),
-        Err(why) => format!("{} failed: {why}", action.name()),
+        Err(why) => format!("{} failed: {why:#}", action.name()),
     });
 }
 

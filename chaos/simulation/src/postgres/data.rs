@@ -66,8 +66,8 @@ pub struct Upstream {
 pub struct Conf {
     /// Who confirms commits.
     pub names: Names,
-    /// The generation that a new connection shows: epoch, version, door.
-    pub generation: (u64, u64, bool),
+    /// The generation that a new connection shows.
+    pub generation: Rc<str>,
     /// Whom a standby follows.
     pub upstream: Option<Upstream>,
     /// Recovery is pinned to the timeline that owns the end.
@@ -84,7 +84,7 @@ impl Conf {
     pub fn sealed() -> Self {
         Self {
             names: Names::of(&SyncRule::Nobody),
-            generation: (0, 0, false),
+            generation: "".into(),
             upstream: None,
             pinned: false,
             touched: 0,
@@ -144,6 +144,8 @@ pub struct Disk {
     pub names_written: Option<Names>,
     /// What the loss of power restores; `None`: everything was fsynced.
     pub data_synced: Option<Synced>,
+    /// Whether clients may be inside, as the agent noted it last.
+    pub door_noted: Option<bool>,
     /// fsync hangs until this true time.
     pub stalled_until: u64,
 }
