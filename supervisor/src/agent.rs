@@ -36,7 +36,7 @@ mod way_in;
 mod worker;
 
 use crate::{config::Config, journal::Journal};
-use pgvigil_agent::acts;
+use pgvigil_agent::{acts, tasks};
 use pgvigil_consensus::Consensus;
 use pgvigil_core::report::Report;
 use shared::{Shared, StartError};
@@ -54,23 +54,23 @@ impl Agent {
     pub fn start(config: &Config, consensus: Option<Consensus>, journal: Journal) -> Result<Option<Self>, StartError> {
         let Some(member) = &config.member else { return Ok(None) };
         let shared = Arc::new(Shared::new(config, member, consensus, journal)?);
-        let renewals = right::start(Arc::clone(&shared));
-        shared.renewals.set(renewals.clone()).ok();
-        sampler::start(Arc::clone(&shared));
-        canary::start(Arc::clone(&shared));
-        prober::start(Arc::clone(&shared));
+        let here = || here::Here(Arc::clone(&shared));
+        shared.renewals.set(right::start(here())).ok();
+        sampler::start(here());
+        canary::start(here());
+        prober::start(here());
         access::start(Arc::clone(&shared));
         peers::start(Arc::clone(&shared));
-        uplink::start(Arc::clone(&shared), renewals);
-        scene::start(Arc::clone(&shared));
-        worker::start(Arc::clone(&shared));
+        uplink::start(here());
+        scene::start(here());
+        worker::start(here());
         Ok(Some(Self { shared }))
     }
 
     /// What it would report now.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
-        self.shared.make_report(0)
+        tasks::report(&here::Here(Arc::clone(&self.shared)), 0)
     }
 
     /// Stops PostgreSQL for good: the store below has failed and this process is about to end. Keeps S3.

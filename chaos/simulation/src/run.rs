@@ -11,6 +11,7 @@ use crate::{
     world::{Event, W, World},
 };
 use pgvigil_core::{
+    cluster::ClusterState,
     command::Command,
     reign::{ElectionKind, Start},
     trace::Line,
@@ -230,6 +231,19 @@ fn step_until(w: &W, until: u64, begun: &mut u64) {
     }
 }
 
+/// Who was removed joins again once his pgvigil is started anew.
+fn let_join_again(w: &W, cluster: &ClusterState) {
+    for (host, place) in w.hosts.iter().enumerate() {
+        let removed = !cluster.members.contains_key(w.member(host));
+        let refused = place.agent.borrow().as_ref().is_some_and(|agent| agent.inner.borrow().was_member);
+        if removed && refused {
+            w.cover.hit("operator", "let-join-again");
+            agent::kill(w, host);
+            agent::start(w, host);
+        }
+    }
+}
+
 /// All faults off; then it must become whole, and stay so. Returns how long that took.
 fn heal(w: &W, begun: &mut u64) -> Option<u64> {
     fault::heal(w);
@@ -286,6 +300,7 @@ fn tend(w: &W, from: u64) {
         }
     }
     start_standbys_found_by_hand(w);
+    let_join_again(w, &cluster);
     let waited = w.exec.now() - from;
     let stuck = cluster.election.is_some() && waited > 40_000_000 && (waited / 250_000).is_multiple_of(40);
     if stuck {
@@ -309,7 +324,7 @@ fn start_standbys_found_by_hand(w: &W) {
 }
 
 /// Members whose counted data directory no longer exists.
-fn lost_keys(w: &W, cluster: &pgvigil_core::cluster::ClusterState) -> BTreeSet<pgvigil_core::id::MemberId> {
+fn lost_keys(w: &W, cluster: &ClusterState) -> BTreeSet<pgvigil_core::id::MemberId> {
     let gone = |member: &pgvigil_core::member::Member| {
         let host = w.host_of(&member.spec.member)?;
         let disk = w.hosts[host].disk.borrow();

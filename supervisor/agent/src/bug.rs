@@ -19,4 +19,12 @@ pub enum Bug {
     ProofOfMarkerOnly,
     /// WAL is taken for an agreed timeline's by its number.
     TimelineByNumber,
+    /// A right counts from when its renewal came back, not from when the heartbeat or the canary was sent.
+    RightFromReceipt,
+    /// What a standby has counts as quiet from when the look began that showed it, not from when its answer came.
+    QuietFromBeginning,
+    /// A standby follows without its WAL having been seen to end before the fork.
+    FollowUnverified,
+    /// The right of a server that ended by itself is never taken back.
+    RightOutlivesItsServer,
 }

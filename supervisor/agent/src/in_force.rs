@@ -44,6 +44,8 @@ pub struct Drifted {
     pub told: Option<(String, Time)>,
     /// The files that could weaken the rule, and when they were last loaded, at the newest look.
     pub files: Option<(Vec<Option<Stamp>>, i64)>,
+    /// Counts what was taken out of them by us: a look at them that began before is of no use.
+    pub taken_out: u64,
 }
 
 /// One look, and what is needed to judge it.
@@ -57,8 +59,8 @@ pub struct Look<'a> {
     pub now: (Time, WallTime),
     /// The newest agreed state.
     pub agreed: Option<&'a ClusterState>,
-    /// The files that could weaken the rule, as they are now.
-    pub files: &'a [Option<Stamp>],
+    /// The files that could weaken the rule, as they were after the sample, and [`Drifted::taken_out`] before that.
+    pub files: (&'a [Option<Stamp>], u64),
     /// The value of `synchronous_standby_names` that this agent has written last, in force or not.
     pub written: &'a dyn Fn() -> Option<String>,
 }
@@ -137,9 +139,18 @@ pub fn look(inner: &mut Known, look: Look<'_>) -> bool {
 
 /// The files that override ours were changed and loaded between two looks: what stood in them in between, nobody saw.
 /// A reload for other reasons (logs that are rotated) changes none of them.
-fn unseen_reload(inner: &mut Known, files: &[Option<Stamp>], sample: &Sample, now: (Time, WallTime)) -> bool {
+fn unseen_reload(
+    inner: &mut Known,
+    (files, taken_out): (&[Option<Stamp>], u64),
+    sample: &Sample,
+    now: (Time, WallTime),
+) -> bool {
     let seen = (files.to_vec(), sample.loaded_us);
-    let before = inner.drifted.files.replace(seen.clone());
+    let before = std::mem::take(&mut inner.drifted.files);
+    // Our own change of the files is none that nobody saw.
+    if taken_out == inner.drifted.taken_out {
+        inner.drifted.files = Some(seen.clone());
+    }
     let serves = !sample.in_recovery && inner.local.in_force.as_ref().is_some_and(|f| f.version.is_some());
     match before {
         Some((files, loaded)) if serves && files != seen.0 && loaded != seen.1 => {
@@ -156,8 +167,8 @@ fn unseen_reload(inner: &mut Known, files: &[Option<Stamp>], sample: &Sample, no
 /// changed.
 pub fn taken_out(inner: &mut Known, removed: &Removed, now: (Time, WallTime)) -> bool {
     if removed.changed {
-        // Our own change of the files is none that nobody saw.
         inner.drifted.files = None;
+        inner.drifted.taken_out += 1;
     }
     let weak = removed.lines.iter().filter(|(name, _)| unproven::weakens(name));
     let lines: Vec<String> = weak.map(|(name, value)| format!("{name} = '{value}'")).collect();

@@ -1,7 +1,7 @@
 //! What an agent knows at this moment, and the transitions that concern more than one of its fields.
 
 use crate::{
-    in_force::{Drifted, Expected},
+    in_force::{Drifted, Expected, Stamp},
     scene::Scene,
     twin::Replies,
 };
@@ -33,6 +33,8 @@ pub struct Known {
     pub local: Local,
     /// The server that is known to run.
     pub server: Option<ServerId>,
+    /// Which start of a server in the data directory is the newest that is known.
+    pub last_start: Option<Stamp>,
     /// The newest sample and when it began.
     pub sample: Option<(Sample, Time)>,
     /// When the walsenders of this primary last replied.
@@ -159,6 +161,7 @@ impl Known {
         Self {
             local,
             server: None,
+            last_start: None,
             sample: None,
             replies: Replies::default(),
             receiver: Receiver::Unknown,
@@ -245,12 +248,23 @@ impl Known {
         self.activity = None;
     }
 
-    /// A server that was started or found.
-    pub fn found_running(&mut self, server: ServerId) {
+    /// A server that was started or found; `start` tells its start from others.
+    pub fn found_running(&mut self, server: ServerId, start: Option<Stamp>) {
+        self.last_start = start;
         self.local.postgres = LocalPostgres::Starting;
         self.local.starting_since = None;
         self.stopping = false;
         self.server = Some(server);
+    }
+
+    /// Nothing runs. `start`: the newest start of a server here. One that is not known was by others, and it has ended since:
+    /// more WAL may have come in, or it made for another timeline. Keeps S1.
+    pub fn nothing_runs(&mut self, start: Option<Stamp>) {
+        if start.is_some() && self.last_start != start {
+            self.last_start = start;
+            self.forget_end();
+            self.local.sealed = None;
+        }
     }
 
     /// Notes the election that newer agreed state shows, after `before`. `true`: it has changed.

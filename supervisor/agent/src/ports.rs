@@ -1,5 +1,6 @@
 //! What an agent needs of the world: its own process, the data directory and the server in it, sessions there. Methods
-//! without `async` return at once and never wait. Times are in milliseconds unless their name says otherwise.
+//! without `async` wait for nobody; a few of them look at one file. Times are in milliseconds unless their name says
+//! otherwise.
 //!
 //! The futures are not asked to be `Send`: whoever spawns one knows its own ports, and for these the compiler sees whether
 //! it is.
@@ -98,7 +99,7 @@ pub trait Agent: Clone {
 #[expect(async_fn_in_trait, reason = "see the module")]
 pub trait Directory {
     /// Whether there is a data directory of PostgreSQL's.
-    fn has_data(&self) -> bool;
+    async fn has_data(&self) -> bool;
     /// Marks it; no remake is unfinished any more.
     async fn mark(&self, marker: &Marker) -> anyhow::Result<()>;
     /// What a seal must have on disk: no password, a fence, nobody to follow and nobody to confirm, nothing that overrides
@@ -106,11 +107,14 @@ pub trait Directory {
     async fn seal_on_disk(&self, timeline: RecoveryTimeline) -> anyhow::Result<()>;
     /// The fence: whoever starts a server here starts a standby.
     async fn write_fence(&self) -> anyhow::Result<()>;
-    /// Takes out what overrides our settings.
+    /// What overrides our settings in files that we may change, and would be taken out.
+    async fn overrides(&self) -> anyhow::Result<Removed>;
+    /// Takes it out. After an error some of it may be gone.
     async fn remove_overrides(&self) -> anyhow::Result<Removed>;
     /// Writes rule and generation, for the next reload or start. Not flushed. What has to be shown then.
     async fn put_rule(&self, rule: &SyncRule, generation: &str) -> anyhow::Result<BTreeMap<String, String>>;
-    /// Writes from whom to stream, and the password for there. What has to be shown then.
+    /// Writes from whom to stream, and the password for there, for the next reload or start. Not flushed. What has to be shown
+    /// then.
     async fn point_at(
         &self,
         upstream: &Upstream,

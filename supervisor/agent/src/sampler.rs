@@ -138,7 +138,7 @@ pub fn stopped(inner: &Known, clean: impl FnOnce() -> bool) -> LocalPostgres {
 
 /// A PostgreSQL that runs already: it is never restarted for our sake. `fenced`: it runs as a standby, by its own fence on
 /// disk; `door_open`: the door as this agent left it, for restarting pgvigil closes it to nobody.
-pub fn adopt(inner: &mut Known, server: ServerId, fenced: bool, door_open: bool) {
+pub fn adopt(inner: &mut Known, server: ServerId, start: Option<in_force::Stamp>, fenced: bool, door_open: bool) {
     inner.local.fence_on_disk = fenced;
     // Somebody else started it, as he liked: on what timeline its recovery makes for, and whether more WAL came in, is read
     // anew. Keeps S2 (found by the simulation: it was sealed, stopped, started by others and appointed).
@@ -148,7 +148,7 @@ pub fn adopt(inner: &mut Known, server: ServerId, fenced: bool, door_open: bool)
         let epoch = inner.local.promise.reigned;
         inner.local.in_force = Some(InForce { epoch, version: None, door_open, ..InForce::default() });
     }
-    inner.found_running(server);
+    inner.found_running(server, start);
 }
 
 #[cfg(test)]
@@ -164,8 +164,26 @@ mod tests {
         let position = Position::new(Epoch(3), Lsn(7));
         known.local.sealed = Some(SealedAt { epoch: Epoch(4), position });
         known.local.wal_end = Some((position, TimelineId(3)));
-        adopt(&mut known, 1, true, false);
+        adopt(&mut known, 1, None, true, false);
         assert_eq!((known.local.sealed, known.local.wal_end), (None, None));
-        assert_eq!((known.server, known.local.postgres), (Some(1), LocalPostgres::Starting));
+        assert_eq!((known.server, &known.local.postgres), (Some(1), &LocalPostgres::Starting));
+    }
+
+    /// Between two looks somebody may have started one, and ended it again.
+    #[test]
+    fn what_was_read_of_a_stopped_server_does_not_hold_once_others_have_started_one_in_between() {
+        let mut known = Known::new("a".into(), Remembered::default());
+        let position = Position::new(Epoch(3), Lsn(7));
+        let (ours, others) = (Some((0, 1, 7, 0)), Some((0, 2, 9, 0)));
+        known.found_running(1, ours);
+        known.forget_running(false, Time(5));
+        known.local.sealed = Some(SealedAt { epoch: Epoch(4), position });
+        known.local.wal_end = Some((position, TimelineId(3)));
+        for start in [ours, None] {
+            known.nothing_runs(start);
+            assert_eq!(known.local.wal_end, Some((position, TimelineId(3))), "{start:?}");
+        }
+        known.nothing_runs(others);
+        assert_eq!((known.local.sealed, known.local.wal_end), (None, None));
     }
 }

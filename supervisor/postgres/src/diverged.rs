@@ -2,7 +2,7 @@
 //! trace.
 
 use crate::{
-    fsio::{FsError, create_dir_private, sync_dir, sync_file, write_atomic},
+    fsio::{FsError, create_dir_private, remove_durable, sync_dir, sync_file, write_atomic},
     history_files,
     layout::{Layout, parse_segment_name},
     position::DiskPosition,
@@ -62,6 +62,8 @@ pub fn keep(
     }
     let dir = layout.diverged_dir().join(label);
     create_dir_private(&dir)?;
+    // What an earlier attempt kept is overwritten: until that is complete, nothing is.
+    remove_durable(&dir.join("manifest.json"))?;
     let pg_wal = layout.pg_wal();
     let (first, last) = (fork.0 / segment_size, position.end().0.saturating_sub(1) / segment_size);
     let mut files = Vec::new();

@@ -21,7 +21,6 @@ use crate::{
 };
 use pgvigil_core::{id::TimelineId, lsn::Lsn};
 use std::{
-    os::unix::fs::MetadataExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -32,6 +31,9 @@ pub enum RewindError {
     /// Somebody started a server in the middle of it: the data directory is neither the old one nor the new one.
     #[error("somebody started PostgreSQL in the data directory while pg_rewind worked there")]
     Started,
+    /// Somebody started a server before pg_rewind had overwritten anything: the WAL that was kept need not be all.
+    #[error("somebody started PostgreSQL in the data directory before pg_rewind began; nothing was overwritten")]
+    StartedBefore,
     /// About a file.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -132,13 +134,16 @@ fn note(layout: &Layout) -> PathBuf {
 pub async fn rewind(instance: &Instance, plan: &RewindPlan, on_line: OnLine<'_>) -> Result<Rewound, RewindError> {
     let started = Instant::now();
     instance.fence().await?;
+    forget_start(&instance.layout)?;
     let (control, position) = stopped::read(instance).await?;
     let (segment_size, clean) = (control.wal_segment_size, control.state.is_clean());
     let (layout, fork, label, found) = (instance.layout.clone(), plan.fork, plan.label.clone(), position.clone());
     let kept = tokio::task::spawn_blocking(move || diverged::keep(&layout, &found, fork, segment_size, &label));
     let kept = kept.await.map_err(|error| RewindError::Task(error.to_string()))??;
     if !clean {
+        was_left_alone(instance)?;
         finish_recovery(instance, &position, plan.limit).await?;
+        forget_start(&instance.layout)?;
     }
     let (timeline, control) = (position.timeline(), compared(instance).await?);
     if control != timeline {
@@ -267,7 +272,10 @@ async fn run(instance: &Instance, plan: &RewindPlan, end: Lsn, on_line: OnLine<'
     ];
     write_atomic(&note(layout), plan.label.as_bytes(), 0o600)?;
     let before = instance.control_file().await?;
-    let last_start = last_start(layout);
+    if let Err(error) = was_left_alone(instance) {
+        remove_durable(&note(layout))?;
+        return Err(error);
+    }
     let program = instance.binaries.program("pg_rewind");
     let mut idle = false;
     let mut watched = |line: &str| {
@@ -286,26 +294,32 @@ async fn run(instance: &Instance, plan: &RewindPlan, end: Lsn, on_line: OnLine<'
         remove_durable(&note(layout))?;
         return Err(RewindError::Refused(tool));
     }
-    // What a server that was started meanwhile held in memory is not what lay there then, and it may have written that back;
-    // it may have ended again.
-    if self::last_start(layout) != last_start || !matches!(instance.adopt(), Ok(None)) {
-        return Err(RewindError::Started);
-    }
     if idle && end > plan.fork {
+        // Nothing was overwritten.
         remove_durable(&note(layout))?;
+        was_left_alone(instance)?;
         return Ok(false);
     }
     // The source's configuration files have replaced ours: ours come back before the marker goes.
     write_fence(layout)?;
     plan.config.write(instance.binaries.version(), layout)?;
+    // What a server that was started meanwhile held in memory is not what lay there then, and it may have written that back;
+    // it may have ended again.
+    was_left_alone(instance).map_err(|_| RewindError::Started)?;
     remove_durable(&note(layout))?;
     Ok(true)
 }
 
-/// When a postmaster was last started here: each one writes this file, and pg_rewind leaves it alone.
-fn last_start(layout: &Layout) -> Option<(u64, i64, i64)> {
-    let found = std::fs::metadata(layout.data_dir.join("postmaster.opts")).ok()?;
-    Some((found.ino(), found.ctime(), found.ctime_nsec()))
+/// Every postmaster writes this file when it starts, and leaves it. From here on one that is there was written by somebody
+/// else. pg_rewind would remove one that it finds when it begins.
+fn forget_start(layout: &Layout) -> Result<(), FsError> {
+    remove_durable(&layout.postmaster_opts())
+}
+
+/// An error: somebody started a server, whether it still runs or not.
+fn was_left_alone(instance: &Instance) -> Result<(), RewindError> {
+    let started = instance.layout.postmaster_opts().exists() || !matches!(instance.adopt(), Ok(None));
+    if started { Err(RewindError::StartedBefore) } else { Ok(()) }
 }
 
 /// Messages with which pg_rewind ends before it copies anything.

@@ -4,16 +4,20 @@ use super::shared::Shared;
 use crate::clock;
 use pgvigil_agent::{
     bug::Bug,
-    known::Known,
+    known::{Known, ServerId},
     ports::{Agent, Wake},
+    tasks::{Event, NotNewer, Tasks},
 };
+use pgvigil_consensus::grid;
 use pgvigil_core::{
     cluster::ClusterState,
     id::{ClusterId, Epoch, MemberId},
     keeper::Renewal,
     local::Promise,
+    member::MemberSpec,
     reconcile::Action,
     time::{Time, WallTime},
+    trace::{Acted, Line},
 };
 use pgvigil_postgres::fault;
 use std::{
@@ -21,6 +25,7 @@ use std::{
     sync::{Arc, MutexGuard},
     time::Duration,
 };
+use tokio::{sync::Notify, time::Instant};
 
 /// See the module; the data directory and the server are in [`super::directory`] and [`super::server`].
 #[derive(Clone, Debug)]
@@ -42,7 +47,13 @@ const fn bug(bug: Bug) -> Option<fault::Bug> {
         Bug::RuleNotInForce => fault::Bug::RuleNotInForce,
         Bug::DoorOpenAtStart => fault::Bug::DoorOpenAtStart,
         // In the simulation only.
-        Bug::ProofInvented | Bug::ProofOfMarkerOnly | Bug::TimelineByNumber => return None,
+        Bug::ProofInvented
+        | Bug::ProofOfMarkerOnly
+        | Bug::TimelineByNumber
+        | Bug::RightFromReceipt
+        | Bug::QuietFromBeginning
+        | Bug::FollowUnverified
+        | Bug::RightOutlivesItsServer => return None,
     })
 }
 
@@ -84,11 +95,7 @@ impl Agent for Here {
     }
 
     fn wake(&self, whom: Wake) {
-        match whom {
-            Wake::Worker => self.work.notify_one(),
-            Wake::Report => self.report.notify_one(),
-            Wake::Look => self.look.notify_one(),
-        }
+        self.waker(whom).notify_one();
     }
 
     fn renew(&self, renewal: Renewal) {
@@ -127,5 +134,86 @@ impl Agent for Here {
 
     fn planted(&self, planted: Bug) -> bool {
         bug(planted).is_some_and(fault::planted)
+    }
+}
+
+impl Here {
+    fn waker(&self, whom: Wake) -> &Notify {
+        match whom {
+            Wake::Worker => &self.work,
+            Wake::Report => &self.report,
+            Wake::Look => &self.look,
+        }
+    }
+}
+
+impl Tasks for Here {
+    type Moment = Instant;
+
+    fn spec(&self) -> &MemberSpec {
+        &self.spec
+    }
+
+    fn about(&self, ms: u64) -> Instant {
+        let pause = Duration::from_millis(ms);
+        grid::nearest(Instant::now() + pause, pause)
+    }
+
+    fn after(&self, ms: u64) -> Instant {
+        grid::after(Duration::from_millis(ms))
+    }
+
+    async fn until(&self, moment: Instant) {
+        tokio::time::sleep_until(moment).await;
+    }
+
+    async fn until_or_woken(&self, moment: Instant, whom: Wake) {
+        tokio::select! {
+            () = tokio::time::sleep_until(moment) => {}
+            () = self.waker(whom).notified() => {}
+        }
+    }
+
+    async fn wait(&self, whom: Wake, due: Time, longest_ms: u64) -> Option<Time> {
+        let (planned, at) = clock::wake_up(due, longest_ms);
+        tokio::select! {
+            () = tokio::time::sleep_until(at) => Some(planned),
+            () = self.waker(whom).notified() => None,
+        }
+    }
+
+    fn hold(&self, state: &Arc<ClusterState>) -> Result<Option<Arc<ClusterState>>, NotNewer> {
+        let mut before = Err(NotNewer);
+        self.agreed.send_if_modified(|held| {
+            let newer = held.as_ref().is_none_or(|held| held.revision < state.revision);
+            if newer {
+                before = Ok(held.replace(Arc::clone(state)));
+            }
+            newer
+        });
+        before
+    }
+
+    fn has_ended(&self, server: ServerId) -> Option<bool> {
+        Shared::has_ended(self, server)
+    }
+
+    fn evidence_forgotten(&self) {
+        Shared::evidence_forgotten(self);
+    }
+
+    fn happens(&self, event: Event<'_>) {
+        if let Event::Begins { agreed, local, now, action } = event {
+            self.journal.write(|| {
+                Line::Acted(Box::new(Acted {
+                    cluster: agreed.id.clone(),
+                    member: self.spec.member.clone(),
+                    revision: agreed.revision,
+                    local: local.clone(),
+                    now,
+                    action: action.clone(),
+                }))
+            });
+        }
     }
 }

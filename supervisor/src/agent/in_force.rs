@@ -1,14 +1,14 @@
 //! What PostgreSQL shows of the settings on which the promise rests, held against what was put in force. What is astray is
 //! named with its file and line, counted as evidence, and put back; what only a restart would spoil is named.
 
-use super::{directory, here::Here, shared::Shared};
+use super::{here::Here, shared::Shared};
 use crate::clock;
 use pgvigil_agent::{
     acts,
-    in_force::{self, Stamp},
+    in_force::Stamp,
     ports::Removed,
+    tasks::sampler::{NOTICE_MS, Origins},
 };
-use pgvigil_core::local::LocalPostgres;
 use pgvigil_postgres::{
     Layout, Link, Sample, conf_files, drift,
     in_force::{FileError, Origin},
@@ -19,11 +19,6 @@ use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 /// A statement's limit.
 const LIMIT: Duration = Duration::from_millis(1_500);
-/// How long it is told that something was put back, in milliseconds.
-const NOTICE_MS: u64 = 60_000;
-/// These decide from whom a standby receives.
-const UPSTREAM: [&str; 3] = ["primary_conninfo", "primary_slot_name", "restore_command"];
-
 /// Asks PostgreSQL why it does not show what was written: who else sets it, and which line it cannot read; in its own
 /// words. `true`: no change of any file is taken up, so that waiting is in vain.
 pub(super) async fn why(link: &Link, names: &[&str]) -> (String, bool) {
@@ -39,7 +34,7 @@ pub(super) async fn why(link: &Link, names: &[&str]) -> (String, bool) {
     (format!("it shows {}; {read}", join(&origins)), blocked)
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+pub(super) fn stamp(path: &Path) -> Option<Stamp> {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec()))
 }
@@ -70,65 +65,27 @@ pub(super) fn stamps(layout: &Layout, sample: &Sample) -> Vec<Option<Stamp>> {
     [layout.auto_conf()].iter().chain(&theirs).map(|path| stamp(path)).collect()
 }
 
-/// Asks PostgreSQL where what is astray comes from, says it, and has it put back.
-pub(super) async fn settle(shared: &Arc<Shared>, link: &Link) {
-    let (names, at, since, closed) = {
-        let inner = shared.lock();
-        let closed = inner.local.in_force.as_ref().is_some_and(|f| !f.door_open);
-        (inner.drifted.names.clone(), inner.drifted.at, inner.drifted.since, closed)
-    };
-    if names.is_empty() {
-        return mended(shared);
-    }
+/// Where what is astray comes from. `None`: PostgreSQL does not answer.
+pub(super) async fn origins(link: &Link, names: &[String]) -> Option<Origins> {
     let asked: Vec<&str> = names.iter().map(String::as_str).collect();
-    let Ok(mut origins) = link.origins(&asked, LIMIT).await else { return };
-    // Set for the agent's own role or for its database: that is reported with the other roles and databases.
+    let origins = link.origins(&asked, LIMIT).await.ok()?;
     let (of_session, rest): (Vec<Origin>, Vec<Origin>) = origins.into_iter().partition(Origin::is_of_session);
-    origins = rest;
-    shared.lock().drifted.of_session.extend(of_session.into_iter().map(|origin| (origin.name, origin.value)));
-    if origins.is_empty() {
-        let mut inner = shared.lock();
-        inner.drifted.names.clear();
-        inner.drifted.since = None;
-        inner.local.rule_astray_since = None;
-        return;
-    }
-    let errors = link.file_errors(LIMIT).await.unwrap_or_default();
-    let blocking: Vec<&FileError> = errors.iter().filter(|error| error.blocks).collect();
-    let primary = matches!(&shared.lock().local.postgres, LocalPostgres::Running(r) if !r.in_recovery);
-    let text = say(&origins, since.map_or(0, |at| clock::now().since(at)), &blocking, closed && primary);
-    shared.problem("drift", Some(text));
-    if primary {
-        let mut inner = shared.lock();
-        if !in_force::put_in_doubt(&mut inner, at) {
-            return;
-        }
-        inner.drifted.told = Some((join(&origins), clock::now().plus(NOTICE_MS)));
-        drop(inner);
-        shared.work.notify_one();
-        return;
-    }
-    shared.lock().drifted.told = Some((join(&origins), clock::now().plus(NOTICE_MS)));
-    let upstream = names.iter().any(|name| UPSTREAM.contains(&name.as_str()));
-    if upstream && blocking.is_empty() {
-        // From where it received meanwhile is not known: where its WAL ends is read again before it follows.
-        if let Some(in_force) = shared.lock().local.in_force.as_mut() {
-            in_force.upstream = None;
-        }
-        shared.work.notify_one();
-    } else if let Err(error) = put_back(shared).await {
-        shared.problem("drift", Some(format!("{}; it cannot be put back: {error:#}", join(&origins))));
-    }
+    Some(Origins {
+        of_session: of_session.into_iter().map(|origin| (origin.name, origin.value)).collect(),
+        of_server: rest.iter().map(Origin::to_string).collect(),
+    })
 }
 
-/// Takes lines that override ours out of the files and has PostgreSQL read them.
-async fn put_back(shared: &Arc<Shared>) -> anyhow::Result<()> {
-    acts::clear_overrides(&Here(Arc::clone(shared))).await?;
-    let postmaster = shared.server().postmaster.clone();
-    if let Some(postmaster) = postmaster {
-        directory::instance(shared).reload(&postmaster)?;
-    }
-    Ok(())
+/// Lines because of which PostgreSQL takes up no file.
+pub(super) async fn blocking_errors(link: &Link) -> Vec<String> {
+    let errors = link.file_errors(LIMIT).await.unwrap_or_default();
+    errors.iter().filter(|error| error.blocks).map(FileError::to_string).collect()
+}
+
+/// The lines of `ALTER SYSTEM` that override ours.
+pub(super) fn overrides(shared: &Shared) -> anyhow::Result<Removed> {
+    let found = drift::find(&shared.layout)?;
+    Ok(Removed { changed: false, lines: found.into_iter().map(|drift| (drift.name, drift.value)).collect() })
 }
 
 /// No line comes after ours any more: those of `ALTER SYSTEM` are taken out, and where the server reads the user's file
@@ -155,20 +112,6 @@ fn join(origins: &[Origin]) -> String {
     origins.iter().map(Origin::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn say(origins: &[Origin], for_ms: u64, blocking: &[&FileError], kept_out: bool) -> String {
-    let mut text = format!("{} and not as pgvigil set it, for {:.1} s now", join(origins), for_ms as f64 / 1_000.0);
-    if blocking.is_empty() {
-        text += "; pgvigil is putting it back";
-    } else {
-        let errors: Vec<String> = blocking.iter().map(|error| error.to_string()).collect();
-        text += &format!("; PostgreSQL takes up no file because of {}: mend that", errors.join(", "));
-    }
-    if kept_out {
-        text += "; clients are kept out until then (setting serve_without_rule)";
-    }
-    text
-}
-
 /// No session shows what is in force: of what was astray is told what was seen last.
 pub(super) fn unasked(shared: &Shared) {
     let seen = {
@@ -183,20 +126,6 @@ pub(super) fn unasked(shared: &Shared) {
              force now"
         )),
     );
-}
-
-/// Nothing is astray: what was is told for a while.
-fn mended(shared: &Shared) {
-    let told = {
-        let inner = shared.lock();
-        inner.drifted.told.clone().filter(|_| inner.drifted.since.is_none())
-    };
-    let Some((what, until)) = told else { return };
-    let over = clock::now() >= until;
-    if over {
-        shared.lock().drifted.told = None;
-    }
-    shared.problem("drift", (!over).then(|| format!("{what} was not as pgvigil set it and was put back")));
 }
 
 /// The slower look: what the files say that PostgreSQL cannot take up, or would only at a restart; lines by `ALTER SYSTEM`

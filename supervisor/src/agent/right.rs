@@ -1,101 +1,65 @@
-//! The right to serve as its holder keeps it: the deadline goes to the guard, and only once the guard has confirmed it
-//! is the right longer. Keeps S3.
+//! What comes in for the keeper of the right, and the guard, a process of its own.
 
-use super::shared::Shared;
-use crate::clock;
-use pgvigil_agent::known::Known;
+use super::{here::Here, shared::Shared};
+use pgvigil_agent::{ports::Agent as _, tasks::right};
 use pgvigil_core::{
-    guard::Order,
-    keeper::{CONFIRM_MS, KEEP_MS, Keeper, Next, Renewal, Step},
+    guard::{Duty, Message},
+    keeper::{CONFIRM_MS, Renewal},
 };
 use pgvigil_postgres::GuardClient;
-use std::{ffi::OsStr, process::Stdio, sync::Arc, time::Duration};
+use std::{ffi::OsStr, process::Stdio, time::Duration};
 use tokio::sync::mpsc;
 
 /// Starts the task; renewals go to what it returns.
-pub fn start(shared: Arc<Shared>) -> mpsc::UnboundedSender<Renewal> {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(run(shared, receiver));
+pub fn start(here: Here) -> mpsc::UnboundedSender<Renewal> {
+    let (sender, renewals) = mpsc::unbounded_channel();
+    let client = GuardClient::new(here.guard_socket.clone(), Duration::from_millis(CONFIRM_MS));
+    let guard = Guard { here: here.clone(), renewals, client, watched: false };
+    tokio::spawn(async move { right::run(&here, guard).await });
     sender
 }
 
-async fn run(shared: Arc<Shared>, mut renewals: mpsc::UnboundedReceiver<Renewal>) {
-    let mut client = GuardClient::new(shared.guard_socket.clone(), Duration::from_millis(CONFIRM_MS));
-    let mut keeper = Keeper::default();
-    // The device behind the guard was asked for.
-    let mut watched = false;
-    loop {
-        let renewal = tokio::time::timeout(Duration::from_millis(KEEP_MS), renewals.recv()).await;
-        let due = renewal.is_err();
-        let mut news: Vec<Renewal> = match renewal {
-            Ok(Some(first)) => vec![first],
-            Ok(None) => return,
+struct Guard {
+    here: Here,
+    renewals: mpsc::UnboundedReceiver<Renewal>,
+    client: GuardClient,
+    /// The device behind the guard was asked for.
+    watched: bool,
+}
+
+impl right::Guard for Guard {
+    async fn renewals(&mut self, limit_ms: u64) -> Option<Vec<Renewal>> {
+        let mut news = match tokio::time::timeout(Duration::from_millis(limit_ms), self.renewals.recv()).await {
+            Ok(first) => vec![first?],
             Err(_) => Vec::new(),
         };
-        while let Ok(more) = renewals.try_recv() {
+        while let Ok(more) = self.renewals.try_recv() {
             news.push(more);
         }
-        let Some(agreed) = shared.agreed() else { continue };
-        let step = {
-            let mut inner = shared.lock();
-            let Known { local, guarded, .. } = &mut *inner;
-            keeper.hear(news, due, &agreed, local, guarded, clock::now())
-        };
-        match step {
-            Step::Wait => {}
-            Step::Fence => shared.work.notify_one(),
-            Step::Tell(order) => {
-                let confirmed = tell(&shared, &mut client, &mut keeper, order).await;
-                let armed = confirmed && shared.lock().guarded.until.is_some();
-                watched |= armed && !watched && behind(&shared, &mut client).await;
-            }
-        }
+        Some(news)
     }
-}
 
-/// Tells the guard what it needs to know; starts one if there is none. `true`: it has confirmed.
-async fn tell(shared: &Arc<Shared>, guard: &mut GuardClient, keeper: &mut Keeper, order: Order) -> bool {
-    loop {
-        let answer = guard.tell(order.message()).await;
-        let next = {
-            let mut inner = shared.lock();
-            let Known { local, guarded, .. } = &mut *inner;
-            keeper.told(answer.as_ref().ok().copied(), local, guarded)
-        };
-        if let (Next::Again | Next::GivenUp, Err(error)) = (next, answer) {
-            shared.problem("guard", Some(format!("the guard does not confirm: {error}")));
-        }
-        match next {
-            Next::Start => spawn_guard(shared).await,
-            Next::Again => {}
-            Next::GivenUp | Next::Unwatched { stop: false } => return false,
-            Next::Unwatched { stop: true } => {
-                shared.work.notify_one();
-                return false;
-            }
-            Next::Watched => {
-                shared.problem("guard", None);
-                shared.work.notify_one();
-                return true;
-            }
-        }
+    async fn tell(&mut self, message: Message) -> Result<Duty, String> {
+        self.client.tell(message).await.map_err(|error| error.to_string())
     }
-}
 
-/// Whether the watchdog device is behind the guard, as it should be; says so where it is not. `true`: it was told.
-async fn behind(shared: &Shared, guard: &mut GuardClient) -> bool {
-    let Some(device) = &shared.watchdog else { return true };
-    let Ok(counts) = guard.watchdog().await else { return false };
-    let text = match counts {
-        Some(true) => None,
-        Some(false) => Some(format!("the guard cannot open the watchdog device {}", device.display())),
-        None => Some(format!("the guard was started before the watchdog device {} was named", device.display())),
-    };
-    shared.problem(
-        "watchdog",
-        text.map(|text| format!("{text}: a guard that fails beside a dead pgvigil is not noticed")),
-    );
-    true
+    async fn start(&mut self) {
+        spawn_guard(&self.here).await;
+    }
+
+    /// Says where the watchdog device is not behind the guard, as it should be.
+    async fn is_armed(&mut self) {
+        let Some(device) = self.here.watchdog.as_ref().filter(|_| !self.watched) else { return };
+        let Ok(counts) = self.client.watchdog().await else { return };
+        self.watched = true;
+        let text = match counts {
+            Some(true) => None,
+            Some(false) => Some(format!("the guard cannot open the watchdog device {}", device.display())),
+            None => Some(format!("the guard was started before the watchdog device {} was named", device.display())),
+        };
+        let text = text.map(|text| format!("{text}: a guard that fails beside a dead pgvigil is not noticed"));
+        self.here.problem("watchdog", text);
+    }
 }
 
 /// The guard is a process of its own, in a session of its own: it outlives this one. Waits until one listens.

@@ -1,74 +1,40 @@
-//! What must change for an act that failed to be promising again. It is looked at only while something is held back, and
-//! apart from the worker: a disk that hangs delays this and no fence.
+//! What can be seen around the data directory.
 
-use super::shared::Shared;
-use crate::clock;
+use super::here::Here;
 use nix::sys::statvfs::statvfs;
-use pgvigil_agent::scene::Scene;
-use pgvigil_consensus::grid;
-use pgvigil_core::worker::Orders;
+use pgvigil_agent::tasks::scene::{self, Around};
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
 };
-use tokio::{net::TcpSocket, time::Instant};
+use tokio::net::TcpSocket;
 
-/// Between two looks while something is held back.
-const PACE: Duration = Duration::from_millis(500);
-/// The same in quiet times, when only the room that is left is looked at.
-const IDLE: Duration = Duration::from_secs(2);
 /// A file that is larger is looked at by its size and times only.
 const CONTENT_MAX: u64 = 256 << 10;
 
-/// Looks at the room that is left, and at all the rest while something is held back.
-pub fn start(shared: Arc<Shared>) {
-    tokio::spawn(async move {
-        loop {
-            let pause = if shared.lock().worker.brake.is_holding() { PACE } else { IDLE };
-            tokio::time::sleep_until(grid::nearest(Instant::now() + pause, pause)).await;
-            let data = shared.layout.data_dir.clone();
-            let Ok(room) = tokio::task::spawn_blocking(move || room(&data)).await else { continue };
-            note_room(&shared, room);
-            if waits(&shared) {
-                look(&shared, room).await;
-            }
-        }
-    });
+/// Starts the task.
+pub fn start(here: Here) {
+    let around = here.clone();
+    tokio::spawn(async move { scene::run(&here, around).await });
 }
 
-/// Whether an act waits for its next try, and none is under way: that would write files itself.
-fn waits(shared: &Shared) -> bool {
-    let inner = shared.lock();
-    inner.worker.brake.is_holding() && !inner.local.busy
-}
-
-async fn look(shared: &Arc<Shared>, room: (u8, u8)) {
-    let orders = shared.agreed().map(|agreed| Orders::of(&agreed, shared.me()));
-    let port_taken = shared.server().postmaster.is_none() && is_taken(shared.config.port);
-    let data = shared.layout.data_dir.clone();
-    let Ok(files) = tokio::task::spawn_blocking(move || files(&data)).await else { return };
-    if waits(shared) && shared.lock().worker.brake.look(Scene { files, room, port_taken, orders }, clock::now()) {
-        tracing::info!(member = %shared.me(), "something has changed: what failed is tried again at once");
-        shared.work.notify_one();
+impl Around for Here {
+    async fn room(&self) -> Option<(u8, u8)> {
+        let data = self.layout.data_dir.clone();
+        tokio::task::spawn_blocking(move || room(&data)).await.ok()
     }
-}
 
-/// Told when there is next to nothing left, and until there is enough again.
-fn note_room(shared: &Shared, room: (u8, u8)) {
-    let least = room.0.min(room.1);
-    let full = {
-        let mut inner = shared.lock();
-        inner.disk_full = least == 0 || (inner.disk_full && least == 1);
-        inner.disk_full
-    };
-    let where_to = if room.1 < room.0 { "pg_wal" } else { "its data directory" };
-    shared
-        .problem("disk", full.then(|| format!("the file system of {where_to} is full or nearly so: make room there")));
+    fn is_port_taken(&self) -> bool {
+        is_taken(self.config.port)
+    }
+
+    async fn files(&self) -> Option<u64> {
+        let data = self.layout.data_dir.clone();
+        tokio::task::spawn_blocking(move || files(&data)).await.ok()
+    }
 }
 
 /// Whether the port cannot be bound. Nobody can connect to a socket that does not listen.

@@ -12,10 +12,7 @@ use crate::{
     config::{Config, ConfigError, Fixture, MemberConfig},
     journal::Journal,
 };
-use pgvigil_agent::{
-    known::{Known, Remembered, ServerId},
-    report,
-};
+use pgvigil_agent::known::{Known, Remembered, ServerId};
 use pgvigil_consensus::Consensus;
 use pgvigil_core::{
     cluster::ClusterState,
@@ -23,7 +20,6 @@ use pgvigil_core::{
     keeper::Renewal,
     local::Promise,
     member::MemberSpec,
-    report::Report,
 };
 use pgvigil_postgres::{
     Binaries, DirLock, Endpoint, Layout, Link, Postmaster, cgroup, drift::Drift, fsio::FsError, hba::Access,
@@ -321,40 +317,6 @@ impl Shared {
     #[must_use]
     pub fn agreed(&self) -> Option<Arc<ClusterState>> {
         self.agreed.borrow().clone()
-    }
-
-    /// Takes in agreed state, unless it is older than what is held. Keeps S5.
-    pub fn learn(&self, state: ClusterState) {
-        let named = state.members.get(self.me()).is_some_and(|member| member.spec.node == self.node);
-        let state = Arc::new(state);
-        let mut before = None;
-        let newer = self.agreed.send_if_modified(|held| {
-            let newer = held.as_ref().is_none_or(|held| held.revision < state.revision);
-            if newer {
-                before = held.replace(Arc::clone(&state));
-            }
-            newer
-        });
-        if !newer {
-            return;
-        }
-        let election = {
-            let mut known = self.lock();
-            known.was_member |= named;
-            known.note_election(before.as_deref(), &state, clock::now())
-        };
-        self.forget_agreed_evidence();
-        if election {
-            self.look.notify_one();
-        }
-        self.work.notify_one();
-    }
-
-    /// The report of this moment; see [`report::make`].
-    #[must_use]
-    pub fn make_report(&self, seq: u64) -> Option<Report> {
-        let agreed = self.agreed();
-        report::make(&mut self.lock(), &self.cluster, &self.spec, agreed.as_deref(), seq, clock::now())
     }
 
     /// Changes the promise for an act of `epoch`: on disk and fsynced first, then in memory. See [`Promises::change`].

@@ -8,7 +8,10 @@ use pgvigil_core::{
 };
 use pgvigil_postgres::fsio;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// Where it is written down. Without a flush: what an agent that is killed had seen is there for the next one.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub struct UnprovenFile {
     path: PathBuf,
     /// Beside it: the value of `synchronous_standby_names` that this agent wrote last.
     rule: PathBuf,
+    /// The same in memory, once it was written.
+    written: Arc<Mutex<Option<String>>>,
 }
 
 /// Instants of a clock that begins anew with each boot are kept as ages at a time of the wall clock.
@@ -33,7 +38,7 @@ impl UnprovenFile {
     /// In `agent_dir`.
     #[must_use]
     pub fn new(agent_dir: &Path) -> Self {
-        Self { path: agent_dir.join("unproven.json"), rule: agent_dir.join("rule.txt") }
+        Self { path: agent_dir.join("unproven.json"), rule: agent_dir.join("rule.txt"), written: Arc::default() }
     }
 
     /// What an agent before this one had not seen agreed. A file that cannot be read is none: nothing is promised by it.
@@ -55,14 +60,27 @@ impl UnprovenFile {
     #[must_use]
     pub fn rule(&self) -> Option<String> {
         let text = fsio::read_text(&self.rule).ok().flatten()?;
-        let (sum, names) = text.split_once(' ')?;
-        (sum == Self::sum(names)).then(|| names.to_owned())
+        match text.split_once(' ') {
+            Some((sum, names)) if sum.len() == 8 && u32::from_str_radix(sum, 16).is_ok() => {
+                (sum == Self::sum(names)).then(|| names.to_owned())
+            }
+            // As it was before there were sums.
+            _ => Some(text),
+        }
+    }
+
+    /// What this agent, or else one before it, wrote last.
+    #[must_use]
+    pub fn rule_now(&self) -> Option<String> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone().or_else(|| self.rule())
     }
 
     /// Before it is put in force: an agent that finds a running primary with another value knows that somebody changed it
     /// while no agent looked.
     pub fn write_rule(&self, names: &str) -> Result<(), fsio::FsError> {
-        fsio::overwrite(&self.rule, format!("{} {names}", Self::sum(names)).as_bytes(), 0o600).map(drop)
+        fsio::overwrite(&self.rule, format!("{} {names}", Self::sum(names)).as_bytes(), 0o600)?;
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(names.to_owned());
+        Ok(())
     }
 
     /// A text of which only a part was written is none.
@@ -101,21 +119,15 @@ impl Shared {
         }
     }
 
-    /// What is over and agreed is forgotten.
-    pub(super) fn forget_agreed_evidence(&self) {
-        let Some(agreed) = self.agreed() else { return };
-        let mut inner = self.lock();
-        if inner.unproven.forget_agreed(&agreed) {
-            let ledger = inner.unproven.clone();
-            drop(inner);
-            self.unproven_file.write(&ledger);
-        }
+    /// What was over and agreed is forgotten: on disk too.
+    pub(super) fn evidence_forgotten(&self) {
+        let ledger = self.lock().unproven.clone();
+        self.unproven_file.write(&ledger);
     }
 
     /// [`Known::unproven`](pgvigil_agent::known::Known::unproven) has changed: it is written down and told.
     pub(super) fn evidence_changed(&self) {
-        let ledger = self.lock().unproven.clone();
-        self.unproven_file.write(&ledger);
+        self.evidence_forgotten();
         self.report.notify_one();
     }
 }
@@ -124,6 +136,20 @@ impl Shared {
 mod tests {
     use super::*;
     use pgvigil_core::id::Epoch;
+
+    #[test]
+    fn the_rule_written_last_is_read_with_and_without_its_sum_and_a_torn_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = UnprovenFile::new(dir.path());
+        assert_eq!(file.rule_now(), None);
+        file.write_rule("ANY 1 (\"e1.pg2.i1\")").unwrap();
+        assert_eq!((file.rule_now(), file.rule()), (file.rule(), Some("ANY 1 (\"e1.pg2.i1\")".to_owned())));
+        let text = std::fs::read_to_string(dir.path().join("rule.txt")).unwrap();
+        std::fs::write(dir.path().join("rule.txt"), &text[..text.len() - 3]).unwrap();
+        assert_eq!(UnprovenFile::new(dir.path()).rule_now(), None);
+        std::fs::write(dir.path().join("rule.txt"), "ANY 1 (\"e1.pg3.i1\")").unwrap();
+        assert_eq!(UnprovenFile::new(dir.path()).rule_now().as_deref(), Some("ANY 1 (\"e1.pg3.i1\")"));
+    }
 
     #[test]
     fn what_a_killed_agent_had_seen_is_there_for_the_next_one() {

@@ -1,72 +1,83 @@
-//! The stream to the Raft leader: reports up, agreed state and lease renewals down. Finds the leader, and finds it anew.
+//! The ways to the nodes that may lead: gRPC streams.
 
-use super::shared::Shared;
+use super::here::Here;
 use crate::{clock, controller::service::LEADER_KEY};
 use futures::StreamExt;
-use pgvigil_consensus::{Consensus, Leadership, grid};
+use pgvigil_agent::tasks::{
+    learn::{self, Applied},
+    uplink::{self, Answer, Turn},
+};
+use pgvigil_consensus::{AppliedState, Consensus, Leadership, grid};
 use pgvigil_core::{
-    beats::{self, Beats, Said},
-    keeper::Renewal,
-    report::{Answer, WIRE_FORMAT},
+    beats::Said,
+    cluster::ClusterState,
+    id::ClusterId,
+    report::{Answer as Body, Report, WIRE_FORMAT},
     time::Time,
 };
 use pgvigil_proto::v1::{AgentFrame, LeaderFrame, agents_client::AgentsClient};
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Status,
+    Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
 const CONNECT: Duration = Duration::from_millis(500);
-/// Between two attempts to find a leader.
-const RETRY: Duration = Duration::from_millis(30);
 
-/// Starts the uplink, and the shorter way for a process that is a voter itself: its own applied state is agreed too.
-pub fn start(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
-    if let Some(consensus) = shared.consensus.clone() {
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let mut states = consensus.states();
-            loop {
-                let agreed = states.borrow_and_update().state.clusters.get(&shared.cluster).cloned();
-                if let Some(agreed) = agreed {
-                    shared.learn(agreed);
-                }
-                if states.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
+/// Starts the uplink, and the shorter way for a process that is a voter itself.
+pub fn start(here: Here) {
+    if let Some(consensus) = &here.consensus {
+        let own = Own { states: consensus.states(), cluster: here.cluster.clone(), begun: false };
+        let here = here.clone();
+        tokio::spawn(async move { learn::run(&here, own).await });
     }
-    tokio::spawn(run(shared, renewals));
+    let ways = Ways { here: here.clone(), turn: 0 };
+    tokio::spawn(async move { uplink::run(&here, ways).await });
 }
 
-async fn run(shared: Arc<Shared>, renewals: mpsc::UnboundedSender<Renewal>) {
-    let mut hint: Option<String> = None;
-    let mut turn = 0;
-    loop {
-        let address = hint.take().or_else(|| known_leader(&shared)).unwrap_or_else(|| {
-            turn += 1;
-            shared.voters[turn % shared.voters.len()].1.clone()
-        });
-        match attend(&shared, &address, &renewals).await {
-            Ok(()) => {}
-            Err(status) => {
-                let named = status.metadata().get(LEADER_KEY).and_then(|v| v.to_str().ok()).map(str::to_owned);
-                hint = named.filter(|named| *named != address);
-                tracing::trace!(%address, "no leader there: {}", status.message());
+/// What this process's Raft node has applied.
+struct Own {
+    states: watch::Receiver<Arc<AppliedState>>,
+    cluster: ClusterId,
+    /// What there was at the beginning was looked at.
+    begun: bool,
+}
+
+impl Applied for Own {
+    async fn next(&mut self) -> Option<Arc<ClusterState>> {
+        loop {
+            if std::mem::replace(&mut self.begun, true) {
+                self.states.changed().await.ok()?;
             }
-        }
-        if hint.is_none() {
-            tokio::time::sleep(RETRY).await;
+            let agreed = self.states.borrow_and_update().state.clusters.get(&self.cluster).cloned();
+            if let Some(agreed) = agreed {
+                return Some(Arc::new(agreed));
+            }
         }
     }
 }
 
-fn known_leader(shared: &Shared) -> Option<String> {
-    let leader = shared.consensus.as_ref()?.leadership().borrow().leader.clone()?;
-    Some(leader.1)
+/// The ways to the voters.
+struct Ways {
+    here: Here,
+    turn: usize,
+}
+
+/// A stream to a node.
+struct Stream {
+    here: Here,
+    address: String,
+    client: AgentsClient<Channel>,
+    frames: mpsc::Sender<AgentFrame>,
+    /// Until it is opened.
+    outgoing: Option<mpsc::Receiver<AgentFrame>>,
+    answers: Option<Streaming<LeaderFrame>>,
+    leadership: Option<watch::Receiver<Leadership>>,
 }
 
 pub(super) async fn channel(address: &str) -> Result<Channel, Status> {
@@ -80,34 +91,86 @@ pub(super) async fn channel(address: &str) -> Result<Channel, Status> {
         .map_err(|error| Status::unavailable(format!("{address}: {error}")))
 }
 
-async fn attend(shared: &Arc<Shared>, address: &str, renewals: &mpsc::UnboundedSender<Renewal>) -> Result<(), Status> {
-    let mut client = AgentsClient::new(channel(address).await?).max_decoding_message_size(64 << 20);
-    let (frames, outgoing) = mpsc::channel::<AgentFrame>(4);
-    let mut beats = Beats::new(clock::now());
-    beat(shared, &frames, &mut beats).await?;
-    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
-    let opened = tokio::time::timeout(2 * CONNECT, client.attend(outgoing)).await;
-    let mut answers = opened.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-    let mut leadership = shared.consensus.as_ref().map(Consensus::leadership);
-    beats.opened(clock::now());
-    loop {
-        let beat_ms = beats::interval_ms(shared.agreed().as_deref());
-        tokio::select! {
-            answer = answers.next() => match answer {
-                Some(Ok(frame)) => take(shared, &frame, &mut beats, renewals)?,
-                Some(Err(status)) => return Err(status),
-                None => return Ok(()),
-            },
-            () = shared.report.notified() => beat(shared, &frames, &mut beats).await?,
-            () = tokio::time::sleep_until(convenient(beats.due(beat_ms), beat_ms)) => {
-                beat(shared, &frames, &mut beats).await?;
+impl uplink::Uplink for Ways {
+    type Address = String;
+    type Stream = Stream;
+
+    fn known_leader(&self) -> Option<String> {
+        let leader = self.here.consensus.as_ref()?.leadership().borrow().leader.clone()?;
+        Some(leader.1)
+    }
+
+    fn next_voter(&mut self) -> String {
+        self.turn += 1;
+        self.here.voters[self.turn % self.here.voters.len()].1.clone()
+    }
+
+    async fn connect(&mut self, to: &String) -> Option<Stream> {
+        let channel = match channel(to).await {
+            Ok(channel) => channel,
+            Err(status) => {
+                ended(to, &status);
+                return None;
             }
-            () = moved(&mut leadership, address) => return Ok(()),
-        }
-        if beats.is_silent(beat_ms, clock::now()) {
-            return Err(Status::deadline_exceeded("the leader does not answer"));
+        };
+        let (frames, outgoing) = mpsc::channel(4);
+        Some(Stream {
+            here: self.here.clone(),
+            address: to.clone(),
+            client: AgentsClient::new(channel).max_decoding_message_size(64 << 20),
+            frames,
+            outgoing: Some(outgoing),
+            answers: None,
+            leadership: None,
+        })
+    }
+}
+
+/// Who leads, if the node at `address` has said that.
+fn ended(address: &str, status: &Status) -> Option<String> {
+    tracing::trace!(%address, "no leader there: {}", status.message());
+    status.metadata().get(LEADER_KEY).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+impl uplink::Stream<String> for Stream {
+    async fn send(&mut self, report: Report) -> bool {
+        let Ok(body) = serde_json::to_vec(&report) else { return false };
+        self.frames.send(AgentFrame { format: WIRE_FORMAT, body }).await.is_ok()
+    }
+
+    async fn opened(&mut self) -> Result<(), Option<String>> {
+        let Some(outgoing) = self.outgoing.take() else { return Ok(()) };
+        let opening = self.client.attend(ReceiverStream::new(outgoing));
+        match tokio::time::timeout(2 * CONNECT, opening).await {
+            Ok(Ok(answers)) => {
+                self.answers = Some(answers.into_inner());
+                self.leadership = self.here.consensus.as_ref().map(Consensus::leadership);
+                Ok(())
+            }
+            Ok(Err(status)) => Err(ended(&self.address, &status)),
+            Err(_) => Err(None),
         }
     }
+
+    async fn next(&mut self, due: Time, every_ms: u64) -> Turn<String> {
+        let Self { here, address, answers, leadership, .. } = self;
+        let Some(answers) = answers else { return Turn::Ended(None) };
+        tokio::select! {
+            answer = answers.next() => match answer {
+                Some(Ok(frame)) => match decode(&frame) {
+                    Ok(answer) => Turn::Answer(answer),
+                    Err(status) => Turn::Ended(ended(address, &status)),
+                },
+                Some(Err(status)) => Turn::Ended(ended(address, &status)),
+                None => Turn::Ended(None),
+            },
+            () = here.report.notified() => Turn::Due,
+            () = tokio::time::sleep_until(convenient(due, every_ms)) => Turn::Due,
+            () = moved(leadership, address) => Turn::Moved,
+        }
+    }
+
+    fn leave(self) {}
 }
 
 /// A moment near `due` that is shared with other loops.
@@ -117,7 +180,7 @@ fn convenient(due: Time, beat_ms: u64) -> Instant {
 }
 
 /// Resolves when this process's own Raft node knows of another leader than the one at `address`.
-async fn moved(leadership: &mut Option<tokio::sync::watch::Receiver<Leadership>>, address: &str) {
+async fn moved(leadership: &mut Option<watch::Receiver<Leadership>>, address: &str) {
     let Some(watch) = leadership else { return std::future::pending().await };
     loop {
         let elsewhere = watch.borrow_and_update().leader.as_ref().is_some_and(|(_, at)| at != address);
@@ -130,32 +193,12 @@ async fn moved(leadership: &mut Option<tokio::sync::watch::Receiver<Leadership>>
     }
 }
 
-async fn beat(shared: &Shared, frames: &mpsc::Sender<AgentFrame>, beats: &mut Beats) -> Result<(), Status> {
-    let Some(report) = beats.next(clock::now(), |seq| shared.make_report(seq)) else { return Ok(()) };
-    let body = serde_json::to_vec(&report).map_err(|error| Status::internal(error.to_string()))?;
-    let frame = AgentFrame { format: WIRE_FORMAT, body };
-    frames.send(frame).await.map_err(|_| Status::unavailable("the stream has ended"))
-}
-
-fn take(
-    shared: &Shared,
-    frame: &LeaderFrame,
-    beats: &mut Beats,
-    renewals: &mpsc::UnboundedSender<Renewal>,
-) -> Result<(), Status> {
+fn decode(frame: &LeaderFrame) -> Result<Answer, Status> {
     if frame.format != WIRE_FORMAT {
         return Err(Status::invalid_argument(format!("the leader speaks agent protocol {}", frame.format)));
     }
-    let answer: Answer = serde_json::from_slice(&frame.body)
+    let body: Body = serde_json::from_slice(&frame.body)
         .map_err(|error| Status::invalid_argument(format!("undecodable answer: {error}")))?;
-    let (said, now) = (Said::from(&answer), clock::now());
-    shared.problem("refused", answer.refused);
-    if let Some(state) = answer.state {
-        shared.learn(*state);
-    }
-    let renewal = beats.heard(said, &mut shared.lock().leader, now);
-    if let Some(renewal) = renewal {
-        renewals.send(renewal).ok();
-    }
-    Ok(())
+    let said = Said::from(&body);
+    Ok(Answer { state: body.state.map(|state| Arc::new(*state)), refused: body.refused, said })
 }

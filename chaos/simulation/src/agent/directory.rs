@@ -99,7 +99,7 @@ impl Ctx {
 }
 
 impl Directory for Ctx {
-    fn has_data(&self) -> bool {
+    async fn has_data(&self) -> bool {
         self.w.hosts[self.h].disk.borrow().data.is_some()
     }
 
@@ -133,18 +133,32 @@ impl Directory for Ctx {
         self.change(|data| data.signal = true)
     }
 
+    async fn overrides(&self) -> anyhow::Result<Removed> {
+        self.change(|data| {
+            let name = "synchronous_standby_names".to_owned();
+            let line = data.conf.by_hand.then(|| (name, data.conf.names.value.as_ref().to_owned()));
+            Removed { lines: line.into_iter().collect(), changed: false }
+        })
+    }
+
     async fn remove_overrides(&self) -> anyhow::Result<Removed> {
         let written = self.w.hosts[self.h].disk.borrow().names_written.clone();
-        self.change(|data| {
+        let removed = self.change(|data| {
             if !data.conf.by_hand {
                 return Removed::default();
             }
             let name = "synchronous_standby_names".to_owned();
             let lines = vec![(name, data.conf.names.value.as_ref().to_owned())];
             let ours = written.unwrap_or_else(|| Names::of(&SyncRule::Nobody));
-            data.conf = Rc::new(Conf { names: ours, by_hand: false, ..(*data.conf).clone() });
+            let touched = data.conf.touched + 1;
+            data.conf = Rc::new(Conf { names: ours, by_hand: false, touched, ..(*data.conf).clone() });
             Removed { lines, changed: true }
-        })
+        })?;
+        // Another file is looked at after that.
+        if removed.changed && self.w.rng.chance(5) {
+            bail!("postgresql.conf cannot be read");
+        }
+        Ok(removed)
     }
 
     async fn put_rule(&self, rule: &SyncRule, generation: &str) -> anyhow::Result<BTreeMap<String, String>> {
@@ -248,7 +262,7 @@ impl Directory for Ctx {
 
     async fn initdb(&self) -> anyhow::Result<()> {
         self.w.pause(200_000, 800_000).await;
-        if self.has_data() {
+        if self.has_data().await {
             bail!("the directory is not empty");
         }
         self.w.hosts[self.h].disk.borrow_mut().data = Some(fresh(&self.w));
@@ -266,6 +280,9 @@ impl Directory for Ctx {
     }
 
     async fn keep_diverged(&self, fork: Lsn, _label: &str) -> anyhow::Result<Option<DiscardedWal>> {
+        if self.w.rng.chance(2) {
+            bail!("no space left on device");
+        }
         let own = self.directory_end()?.own;
         Ok((own.end > fork).then(|| DiscardedWal {
             epoch: Epoch(0),
@@ -284,21 +301,35 @@ impl Directory for Ctx {
     }
 
     async fn rewind(&self, upstream: &Upstream, fork: Lsn, _timeline: TimelineId, label: &str) -> Rewound {
+        let last_start = || self.w.hosts[self.h].pg.borrow().pid;
         let begun = async {
-            self.seal_on_disk(RecoveryTimeline::Latest).await?;
+            self.write_fence().await?;
             self.kill_server().await;
+            let before = last_start();
             let kept = self.keep_diverged(fork, label).await?;
+            if self.w.rng.chance(20) {
+                // The source has not written its checkpoint yet.
+                self.w.pause(200_000, 3_000_000).await;
+            }
+            if self.w.rng.chance(5) {
+                self.w.cover.hit("remake", "rewind-refused");
+                bail!("pg_rewind refused");
+            }
+            if self.w.server_runs(self.h) || last_start() != before {
+                bail!("somebody started PostgreSQL before pg_rewind began");
+            }
             self.change(|data| data.interrupted = true)?;
-            anyhow::Ok(kept)
+            anyhow::Ok((kept, before))
         };
-        let kept = match begun.await {
-            Ok(kept) => kept,
+        let (kept, before) = match begun.await {
+            Ok(begun) => begun,
             Err(error) => return Rewound { kept: None, done: Err(error) },
         };
         let copied = self.copy(upstream, false).await;
         let done = match copied {
             None => Err(anyhow!("the source is gone")),
-            Some(_) if self.w.server_runs(self.h) => {
+            // What is there is neither the old directory nor the new one.
+            Some(_) if self.w.server_runs(self.h) || last_start() != before => {
                 self.w.cover.hit("remake", "started-meanwhile");
                 Err(anyhow!("somebody started PostgreSQL meanwhile"))
             }

@@ -1,20 +1,27 @@
 //! The agent's ports in the simulation: its own process and what is known.
 
 use super::shared::Ctx;
-use crate::{exec::Done, planted::Planted, world::World};
+use crate::{
+    exec::{Done, Notify},
+    planted::Planted,
+    world::World,
+};
 use anyhow::bail;
 use pgvigil_agent::{
     bug::Bug,
-    known::Known,
+    known::{Known, ServerId},
     ports::{Agent, Reigning, Wake},
+    tasks::{Event, NotNewer, Tasks},
 };
 use pgvigil_core::{
     cluster::ClusterState,
     id::{ClusterId, Epoch, MemberId},
     keeper::Renewal,
     local::Promise,
+    member::MemberSpec,
     reconcile::Action,
     time::{Time, WallTime},
+    trace::{Acted, Line},
 };
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -25,12 +32,24 @@ const fn bug(planted: Planted) -> Option<Bug> {
         Planted::ProofInvented => Bug::ProofInvented,
         Planted::ProofOfMarkerOnly => Bug::ProofOfMarkerOnly,
         Planted::TimelineByNumber => Bug::TimelineByNumber,
+        Planted::RightFromReceipt => Bug::RightFromReceipt,
+        Planted::QuietFromBeginning => Bug::QuietFromBeginning,
+        Planted::FollowUnverified => Bug::FollowUnverified,
+        Planted::RightOutlivesItsServer => Bug::RightOutlivesItsServer,
         // In the ports, or in what is around them.
         _ => return None,
     })
 }
 
 impl Ctx {
+    fn waker(&self, whom: Wake) -> &Notify {
+        match whom {
+            Wake::Worker => &self.a.work,
+            Wake::Report => &self.a.report,
+            Wake::Look => &self.a.look,
+        }
+    }
+
     /// Changes the promise, one change after the other. It is a task of its own: an act that is given up does not stop it.
     async fn change_promise(
         &self,
@@ -169,5 +188,94 @@ impl Agent for Ctx {
 
     fn planted(&self, planted: Bug) -> bool {
         self.w.planted.and_then(bug) == Some(planted)
+    }
+}
+
+impl Tasks for Ctx {
+    type Moment = Time;
+
+    fn spec(&self) -> &MemberSpec {
+        &self.w.hosts[self.h].spec
+    }
+
+    fn about(&self, ms: u64) -> Time {
+        self.now().plus(ms)
+    }
+
+    fn after(&self, ms: u64) -> Time {
+        self.now().plus(ms)
+    }
+
+    async fn until(&self, moment: Time) {
+        let left = moment.since(self.now());
+        self.w.sleep(self.h, left.max(1)).await;
+    }
+
+    async fn until_or_woken(&self, moment: Time, whom: Wake) {
+        self.w.until_or_told(self.h, moment, self.waker(whom)).await;
+    }
+
+    async fn wait(&self, whom: Wake, due: Time, longest_ms: u64) -> Option<Time> {
+        let planned = due.min(self.now().plus(longest_ms));
+        self.w.until_or_told(self.h, planned, self.waker(whom)).await.then_some(planned)
+    }
+
+    fn hold(&self, state: &Arc<ClusterState>) -> Result<Option<Arc<ClusterState>>, NotNewer> {
+        if Self::agreed(self).is_some_and(|held| held.revision >= state.revision) {
+            return Err(NotNewer);
+        }
+        self.w.check.borrow_mut().learned(&self.w, self.h, state.revision);
+        let before = self.a.agreed.borrow_mut().replace(Arc::clone(state));
+        self.a.learned.bump(&self.w.exec);
+        Ok(before)
+    }
+
+    fn has_ended(&self, server: ServerId) -> Option<bool> {
+        let crashed = {
+            let known = self.a.inner.borrow();
+            (known.server == Some(server)).then_some(!known.stopping)
+        }?;
+        Self::forget_running(self, crashed);
+        Some(crashed)
+    }
+
+    fn evidence_forgotten(&self) {
+        let known = self.a.inner.borrow();
+        self.w.hosts[self.h].disk.borrow_mut().unproven.clone_from(&known.unproven.stretches);
+    }
+
+    fn happens(&self, event: Event<'_>) {
+        let (w, h) = (&self.w, self.h);
+        match event {
+            Event::Finds(finding) => w.cover.hit("agent-finding", &finding.code),
+            Event::HeldBack => w.cover.hit("worker", "held-back"),
+            Event::Begins { agreed, local, now, action } => {
+                w.cover.hit("action", action.name());
+                w.log_host(h, || format!("does {action:?}"));
+                w.record(|| {
+                    Line::Acted(Box::new(Acted {
+                        cluster: agreed.id.clone(),
+                        member: w.member(h).clone(),
+                        revision: agreed.revision,
+                        local: local.clone(),
+                        now,
+                        action: action.clone(),
+                    }))
+                });
+            }
+            Event::Ended(action, why) => w.log_host(h, || match why {
+                None => format!("{} done", action.name()),
+                Some(why) => format!("{} failed: {why}", action.name()),
+            }),
+            Event::Canary(true) => w.cover.hit("canary", "acknowledged"),
+            Event::Canary(false) => w.cover.hit("canary", "failed"),
+            Event::Probed(true) => w.cover.hit("probe", "answered"),
+            Event::Probed(false) => w.cover.hit("probe", "unanswered"),
+            Event::Renewed => w.cover.hit("lease", "renewed"),
+            Event::GuardStarts => w.cover.hit("guard", "not-confirmed"),
+            Event::Found(_) => w.log_host(h, || "found PostgreSQL running".to_owned()),
+            Event::ServerEnded { crashed: true } => w.log_host(h, || "PostgreSQL has ended".to_owned()),
+            Event::ServerEnded { crashed: false } => {}
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! The agent, in the real one's order of steps: each task of `supervisor/src/agent` has its counterpart here, each
-//! `await` is a place where a crash may cut it off, and the deciding is done by the shipped `reconcile`.
+//! The agent's ports in the simulation: what its acts and tasks, which are the shipped ones, do to simulated servers, disks
+//! and networks. Each `await` is a place where a crash may cut it off.
 
 pub mod canary;
 pub mod directory;
 mod here;
 pub mod prober;
-pub mod report;
 pub mod right;
 pub mod sampler;
+mod scene;
 mod server;
 mod session;
 pub mod shared;
@@ -15,6 +15,7 @@ pub mod uplink;
 pub mod worker;
 
 use crate::world::{W, World};
+use pgvigil_agent::tasks;
 use pgvigil_core::trace::Line;
 use shared::{Agent, Ctx};
 use std::rc::Rc;
@@ -33,18 +34,25 @@ pub fn start(w: &W, host: usize) {
     w.raft.restarted(w, host);
     let ctx = Ctx { w: Rc::clone(w), a: agent, h: host };
     let process = World::agent_process(host);
-    w.exec.spawn(process, right::run(ctx.clone()));
-    w.exec.spawn(process, sampler::run(ctx.clone()));
-    w.exec.spawn(process, canary::run(ctx.clone()));
-    w.exec.spawn(process, prober::run(ctx.clone()));
-    w.exec.spawn(process, uplink::run(ctx.clone()));
-    w.exec.spawn(process, worker::run(ctx.clone()));
-    w.exec.spawn(process, sampler::watch_exit(ctx.clone()));
+    let c = || ctx.clone();
+    w.exec.spawn(process, with(c(), async |c| tasks::right::run(c, c.clone()).await));
+    w.exec.spawn(process, with(c(), async |c| tasks::sampler::run(c, c.clone()).await));
+    w.exec.spawn(process, with(c(), async |c| tasks::canary::run(c, canary::Session::new(c.clone())).await));
+    w.exec.spawn(process, with(c(), async |c| tasks::prober::run(c, c.clone()).await));
+    w.exec.spawn(process, with(c(), async |c| tasks::uplink::run(c, uplink::Ways::new(c.clone())).await));
+    w.exec.spawn(process, with(c(), async |c| tasks::worker::run(c).await));
+    w.exec.spawn(process, with(c(), async |c| tasks::scene::run(c, c.clone()).await));
+    w.exec.spawn(process, sampler::watch_exit(c()));
     if place.voter {
-        w.exec.spawn(process, uplink::learn_own(ctx));
+        w.exec.spawn(process, with(c(), async |c| tasks::learn::run(c, uplink::Own::new(c.clone())).await));
         crate::controller::start(w, host);
     }
     w.log_host(host, || "pgvigil starts".to_owned());
+}
+
+/// A task that owns its agent.
+async fn with(c: Ctx, task: impl AsyncFnOnce(&Ctx)) {
+    task(&c).await;
 }
 
 /// pgvigil on `host` is gone, with everything it knew; PostgreSQL and the guard go on.

@@ -1,42 +1,20 @@
-//! An active probe of the primary's port, made by a standby when the WAL stops coming.
+//! The way to other members' ports.
 
 use super::shared::Ctx;
 use crate::world::World;
-use pgvigil_core::{local::LocalPostgres, report::Probe};
+use pgvigil_agent::tasks::prober::Prober;
+use pgvigil_core::member::MemberSpec;
 
 const ANSWER_MS: u64 = 400;
 
-/// The task.
-pub async fn run(c: Ctx) {
-    loop {
-        let pause = c.agreed().map_or(250, |agreed| agreed.settings.heartbeat_ms);
-        c.w.sleep(c.h, pause).await;
-        let Some((member, target)) = target(&c) else {
-            c.a.inner.borrow_mut().probe = None;
-            continue;
+impl Prober for Ctx {
+    async fn probe(&self, of: &MemberSpec) -> (bool, String) {
+        let answered = match self.w.host_of(&of.member) {
+            Some(target) => probe(self, target).await,
+            None => false,
         };
-        let answered = probe(&c, target).await;
-        let ended = c.now();
-        let detail = if answered { "a postmaster answered" } else { "no answer" }.to_owned();
-        c.w.cover.hit("probe", if answered { "answered" } else { "unanswered" });
-        c.a.inner.borrow_mut().probe = Some((Probe { member, answered, age_ms: 0, detail }, ended));
-        if !answered {
-            c.wake_report();
-        }
+        (answered, if answered { "a postmaster answered" } else { "no answer" }.to_owned())
     }
-}
-
-fn target(c: &Ctx) -> Option<(pgvigil_core::id::MemberId, usize)> {
-    let agreed = c.agreed()?;
-    let reign = agreed.reign()?;
-    let inner = c.a.inner.borrow();
-    if reign.primary.member == inner.local.me {
-        return None;
-    }
-    let LocalPostgres::Running(running) = &inner.local.postgres else { return None };
-    let quiet = !running.streaming || c.w.now(c.h).since(running.wal_moved_at) > 2 * agreed.settings.canary_ms + 50;
-    let target = c.w.host_of(&reign.primary.member)?;
-    quiet.then(|| (reign.primary.member.clone(), target))
 }
 
 async fn probe(c: &Ctx, target: usize) -> bool {

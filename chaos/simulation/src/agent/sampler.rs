@@ -1,98 +1,117 @@
-//! Looks at PostgreSQL a few times a second and notices its end at once. After `agent/sampler.rs` of the program.
+//! What a look at the simulated server shows, and what its files do.
 
 use super::shared::Ctx;
-use crate::planted::Planted;
 use pgvigil_agent::{
-    acts,
-    in_force::{self, Look},
-    sampler::{self, Taken},
+    in_force::Stamp,
+    known::ServerId,
+    tasks::{
+        sampler::{Content, Looker, Origins, Running},
+        server_ended,
+    },
 };
-use pgvigil_core::{id::TimelineId, keeper::Renewal, local::LocalPostgres, sample::Sample, time::Time};
+use pgvigil_core::{
+    local::Marker,
+    sample::{Sample, SlowSample},
+    time::Time,
+};
 
 const LIMIT_MS: u64 = 1_500;
-/// Between two slow samples, in fast ones.
-const SLOW_EVERY: u64 = 40;
 
-/// The task.
-pub async fn run(c: Ctx) {
-    let mut count = 0;
-    loop {
-        round(&c, count).await;
-        count += 1;
-        let pause = c.agreed().map_or(200, |agreed| agreed.settings.heartbeat_ms * 4 / 5);
-        let at = c.now().plus(pause);
-        c.w.until_or_told(c.h, at, &c.a.look).await;
+impl Looker for Ctx {
+    type Postmaster = ();
+
+    async fn sample(&mut self, _server: ServerId) -> Option<(Sample, Time)> {
+        let began = self.now();
+        Some((Self::sample(self, LIMIT_MS).await?, began))
     }
-}
 
-async fn round(c: &Ctx, count: u64) {
-    let postmaster = c.a.inner.borrow().server;
-    let Some(pid) = postmaster else {
-        let busy = c.a.inner.borrow().local.busy;
-        if !busy {
-            find(c);
+    async fn slow_sample(&mut self) -> Option<SlowSample> {
+        self.query(LIMIT_MS).await?;
+        self.w.slow_sample(self.h)
+    }
+
+    async fn origins(&mut self, names: &[String]) -> Option<Origins> {
+        Some(Origins { of_session: Vec::new(), of_server: names.to_vec() })
+    }
+
+    async fn blocking_errors(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn sampled(&mut self, _sample: &Sample) {}
+
+    async fn nothing_runs(&mut self, _busy: bool) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn stamps(&self, _sample: &Sample) -> Vec<Option<Stamp>> {
+        let disk = self.w.hosts[self.h].disk.borrow();
+        vec![disk.data.as_ref().map(|data| (0, 0, i64::from(data.conf.touched), 0))]
+    }
+
+    fn rule_written(&self) -> Option<String> {
+        let disk = self.w.hosts[self.h].disk.borrow();
+        disk.names_written.as_ref().map(|names| names.value.as_ref().to_owned())
+    }
+
+    fn major(&self) -> u32 {
+        17
+    }
+
+    fn content(&self) -> Content {
+        let data = self.w.hosts[self.h].disk.borrow().data.is_some();
+        if data { Content::Data } else { Content::Empty }
+    }
+
+    fn running(&self) -> anyhow::Result<Option<Running<()>>> {
+        if !self.w.server_runs(self.h) {
+            return Ok(None);
         }
-        return;
-    };
-    let began = c.now();
-    let Some(sample) = c.sample(LIMIT_MS).await else { return };
-    take(c, &sample, began, pid);
-    let unknown = c.a.inner.borrow().slow.is_none();
-    if (unknown || count.is_multiple_of(SLOW_EVERY)) && c.query(LIMIT_MS).await.is_some() {
-        c.a.inner.borrow_mut().slow = c.w.slow_sample(c.h);
-        let own = TimelineId(c.w.own_timeline(c.h));
-        acts::look_at_timelines(c, own).await;
+        let (signal, door) = {
+            let disk = self.w.hosts[self.h].disk.borrow();
+            (disk.data.as_ref().is_some_and(|data| data.signal), disk.door_noted != Some(false))
+        };
+        // In a primary's directory the fence lies for the next start only; a server that starts has found it there.
+        let pg = self.w.hosts[self.h].pg.borrow();
+        let primary = pg.ready && !pg.in_recovery;
+        Ok(Some(Running {
+            postmaster: (),
+            server: pg.pid,
+            start: stamp(pg.pid),
+            fenced: signal && !primary,
+            door_open: door,
+        }))
+    }
+
+    fn last_start(&self) -> Option<Stamp> {
+        last_start(self)
+    }
+
+    fn has_ended_clean(&self) -> bool {
+        self.w.hosts[self.h].disk.borrow().data.as_ref().is_some_and(|data| data.clean)
+    }
+
+    fn marker(&self) -> Option<Marker> {
+        self.w.hosts[self.h].disk.borrow().data.as_ref().and_then(|data| data.marker.clone())
+    }
+
+    fn watch(&self, (): ()) {
+        watch(self);
     }
 }
 
-/// Nothing is known to run: what is in the data directory, and does something run in it?
-fn find(c: &Ctx) {
-    let (data, clean) = {
-        let disk = c.w.hosts[c.h].disk.borrow();
-        (disk.data.is_some(), disk.data.as_ref().is_some_and(|data| data.clean))
-    };
-    let postgres = if !data {
-        LocalPostgres::NoData
-    } else if c.w.server_runs(c.h) {
-        adopt(c);
-        return;
-    } else {
-        sampler::stopped(&c.a.inner.borrow(), || clean)
-    };
-    let mut inner = c.a.inner.borrow_mut();
-    if inner.server.is_none() && inner.local.postgres != postgres && !inner.local.busy {
-        inner.local.postgres = postgres;
-        if inner.local.marker.is_none() {
-            let disk = c.w.hosts[c.h].disk.borrow();
-            inner.local.marker = disk.data.as_ref().and_then(|data| data.marker.clone());
-        }
-        drop(inner);
-        c.wake_work();
-        c.wake_report();
-    }
+fn stamp(pid: ServerId) -> Option<Stamp> {
+    (pid != 0).then_some((0, pid, 0, 0))
 }
 
-/// A PostgreSQL that runs already: it is never restarted for our sake.
-fn adopt(c: &Ctx) {
-    let (signal, door) = {
-        let disk = c.w.hosts[c.h].disk.borrow();
-        (disk.data.as_ref().is_some_and(|data| data.signal), disk.door_noted != Some(false))
-    };
-    // In a primary's directory the fence lies for the next start only; a server that starts has found it there.
-    let primary = {
-        let pg = c.w.hosts[c.h].pg.borrow();
-        pg.ready && !pg.in_recovery
-    };
-    let pid = c.w.hosts[c.h].pg.borrow().pid;
-    sampler::adopt(&mut c.a.inner.borrow_mut(), pid, signal && !primary, door);
-    c.w.log_host(c.h, || "found PostgreSQL running".to_owned());
-    watch(c);
+fn last_start(c: &Ctx) -> Option<Stamp> {
+    stamp(c.w.hosts[c.h].pg.borrow().pid)
 }
 
 /// Keeps the server that runs now.
 pub fn watch(c: &Ctx) {
     let pid = c.w.hosts[c.h].pg.borrow().pid;
-    c.a.inner.borrow_mut().found_running(pid);
+    c.a.inner.borrow_mut().found_running(pid, stamp(pid));
     c.wake_look();
     // It may have ended already.
     c.a.exited.notify(&c.w.exec);
@@ -104,50 +123,8 @@ pub async fn watch_exit(c: Ctx) {
         c.w.told(&c.a.exited).await;
         c.w.pause(100, 2_000).await;
         let Some(pid) = c.a.inner.borrow().server else { continue };
-        if c.w.server_runs(c.h) && c.w.hosts[c.h].pg.borrow().pid == pid {
-            continue;
+        if !(c.w.server_runs(c.h) && c.w.hosts[c.h].pg.borrow().pid == pid) {
+            server_ended(&c, pid);
         }
-        let crashed = !c.a.inner.borrow().stopping;
-        if crashed {
-            c.w.log_host(c.h, || "PostgreSQL has ended".to_owned());
-        }
-        c.forget_running(crashed);
-        c.wake_work();
-        c.wake_report();
-    }
-}
-
-fn take(c: &Ctx, sample: &Sample, began: Time, pid: u64) {
-    let agreed = c.agreed();
-    let (touched, written) = {
-        let disk = c.w.hosts[c.h].disk.borrow();
-        let names = disk.names_written.as_ref().map(|names| names.value.as_ref().to_owned());
-        (disk.data.as_ref().map(|data| (0, 0, i64::from(data.conf.touched), 0)), names)
-    };
-    let answered = if c.w.planted == Some(Planted::QuietFromBeginning) { began } else { c.now() };
-    let (now, files, written) = ((answered, c.w.wall()), [touched], || written.clone());
-    let look = Look { sample, began, now, agreed: agreed.as_deref(), files: &files, written: &written };
-    let mut taken = Taken::default();
-    c.evidence(|known, _| {
-        taken = sampler::take(known, look, pid, 17);
-        taken.evidence
-    });
-    if let Some((epoch, at)) = taken.canary {
-        c.renew(Renewal::Canary { epoch, began_at: at });
-    }
-    if taken.changed {
-        c.wake_work();
-        c.wake_report();
-    }
-    settle(c, sample.in_recovery);
-}
-
-/// What is astray on a primary is put back.
-fn settle(c: &Ctx, in_recovery: bool) {
-    let mut known = c.a.inner.borrow_mut();
-    let at = known.drifted.at;
-    if !in_recovery && !known.drifted.names.is_empty() && in_force::put_in_doubt(&mut known, at) {
-        drop(known);
-        c.wake_work();
     }
 }

@@ -147,6 +147,10 @@ impl Server for Ctx {
     }
 
     async fn kill(&self) -> anyhow::Result<()> {
+        if self.w.rng.chance(1) {
+            self.w.pause(1_000, 20_000).await;
+            bail!("a process does not end");
+        }
         self.kill_server().await;
         self.step("fence:killed").await;
         Ok(())

@@ -24,8 +24,6 @@ pub struct Agent {
     pub agreed: RefCell<Option<Arc<ClusterState>>>,
     /// A change of the promise is under way.
     pub promising: Cell<bool>,
-    /// When it was last looked whether operators have asked for something else.
-    pub looked_at: Cell<Time>,
     /// What makes the right longer, not yet told to the guard.
     pub renewals: RefCell<VecDeque<Renewal>>,
     /// Wakes the worker.
@@ -73,7 +71,6 @@ impl Agent {
             inner: RefCell::new(Known::new(w.member(host).clone(), remembered)),
             agreed: RefCell::default(),
             promising: Cell::default(),
-            looked_at: Cell::new(Time(0)),
             renewals: RefCell::default(),
             work: Notify::default(),
             report: Notify::default(),
@@ -113,24 +110,6 @@ impl Ctx {
     /// Asks for a sample at once.
     pub fn wake_look(&self) {
         self.a.look.notify(&self.w.exec);
-    }
-
-    /// Takes in agreed state, unless it is older than what is held. Keeps S5.
-    pub fn learn(&self, state: Arc<ClusterState>) {
-        let before = self.agreed();
-        if before.as_ref().is_some_and(|held| held.revision >= state.revision) {
-            return;
-        }
-        self.w.check.borrow_mut().learned(&self.w, self.h, state.revision);
-        let now = self.now();
-        let election = self.a.inner.borrow_mut().note_election(before.as_deref(), &state, now);
-        *self.a.agreed.borrow_mut() = Some(Arc::clone(&state));
-        self.evidence(|known, _| known.unproven.forget_agreed(&state));
-        self.a.learned.bump(&self.w.exec);
-        if election {
-            self.wake_look();
-        }
-        self.wake_work();
     }
 
     /// PostgreSQL was found not to run: forgets everything that was true of the running one.

@@ -241,7 +241,8 @@ impl Answers<Voter> for Outgoing {
 
     async fn send(&self, reply: Reply, state: Option<(&Agreed, &ClusterId)>) -> bool {
         let state = state.and_then(|(agreed, _)| agreed.cluster());
-        self.stream.post(&self.w, Mail::Answer(self.stream.id, Answer { state, said: reply.said }));
+        self.stream
+            .post(&self.w, Mail::Answer(self.stream.id, Answer { state, refused: reply.refused, said: reply.said }));
         true
     }
 

@@ -2,8 +2,9 @@
 
 use super::within;
 use crate::ports::{Member, RecoveryTimeline, Session, Wake};
-use futures::future::join;
+use futures::future::{Either, select};
 use pgvigil_core::{cluster::ClusterState, keeper::Renewal, local::LocalPostgres, rule::Rule};
+use std::pin::pin;
 
 /// Between two attempts when the file system or a process does not cooperate, in microseconds.
 const RETRY_US: u64 = 20_000;
@@ -48,9 +49,9 @@ pub async fn now<M: Member>(m: &M, polite_ms: u64, why: &str) {
 
 /// `true`: it was drained, so that its WAL ends where its standbys' does.
 async fn attempt_once<M: Member>(m: &M, polite_ms: u64) -> anyhow::Result<bool> {
-    let on_disk = async { if m.has_data() { m.seal_on_disk(RecoveryTimeline::Latest).await } else { Ok(()) } };
+    let on_disk = async { if m.has_data().await { m.seal_on_disk(RecoveryTimeline::Latest).await } else { Ok(()) } };
     // What runs is ended while the disk writes: both are seen done before the fence counts, and until then this agent
-    // starts nothing.
+    // starts nothing. Killing goes first, and is tried again at once whatever the disk does.
     let ended = async {
         let mut clean = false;
         if polite_ms > 0 {
@@ -62,9 +63,18 @@ async fn attempt_once<M: Member>(m: &M, polite_ms: u64) -> anyhow::Result<bool> 
         }
         m.kill().await.map(|()| clean)
     };
-    let (on_disk, clean) = join(on_disk, ended).await;
-    on_disk?;
-    clean
+    match select(pin!(ended), pin!(on_disk)).await {
+        Either::Left((clean, on_disk)) => {
+            let clean = clean?;
+            on_disk.await?;
+            Ok(clean)
+        }
+        Either::Right((on_disk, ended)) => {
+            let clean = ended.await?;
+            on_disk?;
+            Ok(clean)
+        }
+    }
 }
 
 /// Ends the clients and waits until the standbys of the rule have flushed all that this server has. It is killed right

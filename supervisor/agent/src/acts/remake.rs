@@ -67,6 +67,8 @@ pub async fn rewind<M: Member>(
     let (Some(Left { fork, by_hand }), Some(timeline)) = (left(m, owner, own.as_ref()), reigning) else {
         return clone(m, epoch, upstream, incarnation, action).await;
     };
+    // A source that may not be given the password, or does not answer for itself: nothing is stopped on account of it.
+    m.trusted(upstream).await?;
     {
         let mut known = m.known();
         known.activity = Some(format!("rewinding to {fork}"));
@@ -153,7 +155,7 @@ pub async fn clone<M: Member>(
         // Its WAL was kept before, and its settings need not be readable any more.
         m.fence_half_made().await?;
         m.forget_running(true);
-    } else if m.has_data() {
+    } else if m.has_data().await {
         m.seal_on_disk(RecoveryTimeline::Latest).await?;
         m.kill().await?;
         m.forget_running(false);

@@ -5,7 +5,7 @@ use crate::{
     bug::Bug,
     in_force::{self, Expected},
     known::Known,
-    ports::{Member, Reigning, Session, StartAs},
+    ports::{Member, Reigning, Removed, Session, StartAs},
     twin::given_up,
 };
 use anyhow::{Context, bail};
@@ -57,14 +57,19 @@ async fn write<M: Member>(
     Ok(Put { shown, generation, names })
 }
 
-/// No line comes after ours any more.
+/// No line comes after ours any more. What is found counts before it is gone: where only a part of it can be taken out,
+/// nobody would see it again. Keeps S1.
 pub async fn clear_overrides<M: Member>(m: &M) -> anyhow::Result<()> {
-    let removed = m.remove_overrides().await?;
+    note_taken_out(m, &m.overrides().await?);
+    note_taken_out(m, &m.remove_overrides().await?);
+    Ok(())
+}
+
+fn note_taken_out<M: Member>(m: &M, removed: &Removed) {
     let now = (m.now(), m.wall());
-    if in_force::taken_out(&mut m.known(), &removed, now) {
+    if in_force::taken_out(&mut m.known(), removed, now) {
         m.evidence_changed();
     }
-    Ok(())
 }
 
 /// Puts setting and door in force and sees them through a new connection (proof step D3a). A closed door ends the
