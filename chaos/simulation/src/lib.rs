@@ -4,14 +4,13 @@
 //!   plan (seed) ──► faults ──► world ◄── clients
 //!                               │ hosts: PostgreSQL, disk, clock, guard, agent, controller; network; Raft
 //!   shipped core: apply, decide, reconcile, lease, quorum, observation, placement, keeper, beats, worker, guard duty;
-//!   shipped controller
+//!   shipped controller and agent
 //!                               │
 //!                               └──► checkers (S1 - S5, invariants, liveness), coverage, trace hash
 //! ```
 //!
-//! What is real: everything in `pgvigil-core` and `pgvigil-controller`, and openraft, if it is asked for. What mirrors the
-//! program step by step: `agent`. What is a model: `postgres`, `guard`, `network`, disks and clocks, and `raft` otherwise. Same
-//! seed, same trace hash.
+//! What is real: everything in `pgvigil-core`, `pgvigil-controller` and `pgvigil-agent`, and openraft, if it is asked for. What
+//! is a model: `postgres`, `guard`, `network`, disks and clocks, and `raft` otherwise. Same seed, same trace hash.
 
 pub mod agent;
 pub mod check;

@@ -73,7 +73,10 @@ pub fn fenced(cluster: &ClusterState, seen: &Observations, debt: &FenceDebt, epo
         return Fenced::Yes(format!("the fence command for {member} succeeded"));
     }
     if debt.unguarded {
-        return Fenced::Never(format!("{member} was paused and may run unguarded; fence it, or state that it is off"));
+        return Fenced::Never(format!(
+            "time does not fence {member}: it was paused and may run unguarded, or a member was given up that may confirm its \
+             commits; fence it, or state that it is off"
+        ));
     }
     let settings = &cluster.settings;
     if !settings.fence_by_time {

@@ -152,7 +152,8 @@ pub struct FenceDebt {
     pub primary: MemberKey,
     /// The operator's recorded word that it is off.
     pub asserted_off: bool,
-    /// It may run unguarded (paused before): time alone does not fence it.
+    /// It may run unguarded (paused before), or be confirmed by a member that was given up (history A16): time alone does not
+    /// fence it.
     pub unguarded: bool,
     /// The longest lease that it may count by, in milliseconds.
     #[serde(default)]

@@ -54,15 +54,16 @@ pub struct Killed {
     pub took: Duration,
 }
 
-/// Every living PostgreSQL process of `data_dir`, and of `cgroup` where one is given. An absent directory has none.
+/// Every living PostgreSQL process of `data_dir`, and of `cgroup` where one is given. Those of a directory that was removed
+/// under them live on for up to a minute.
 pub fn processes(data_dir: &Path, cgroup: Option<&Path>) -> Result<Vec<i32>, KillError> {
     let look = |source| KillError::Look { data_dir: data_dir.to_owned(), source };
-    let dir = match DirId::of(data_dir) {
-        Ok(dir) => dir,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(look(error)),
-    };
-    let mut pids = procfs::postgres_in(dir).map_err(look)?;
+    let mut pids = match DirId::of(data_dir) {
+        Ok(dir) => procfs::postgres_in(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => procfs::postgres_in_removed(data_dir),
+        Err(error) => Err(error),
+    }
+    .map_err(look)?;
     if let Some(cgroup) = cgroup {
         // The cgroup may have been removed with its last process.
         let members = match procfs::cgroup_members(cgroup) {

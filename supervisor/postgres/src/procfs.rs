@@ -106,6 +106,22 @@ pub fn postgres_in(dir: DirId) -> io::Result<Vec<i32>> {
     Ok(found)
 }
 
+/// Every living PostgreSQL process whose directory was `dir` and has been removed.
+pub fn postgres_in_removed(dir: &Path) -> io::Result<Vec<i32>> {
+    let mut removed = dir.as_os_str().to_owned();
+    if let (Some(parent), Some(name)) = (dir.parent().and_then(|parent| parent.canonicalize().ok()), dir.file_name()) {
+        removed = parent.join(name).into_os_string();
+    }
+    removed.push(" (deleted)");
+    let works_there = |pid: i32| {
+        fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.as_os_str() == removed)
+            && is_postgres(pid)
+            && is_alive(pid).unwrap_or(true)
+    };
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    Ok(pids.filter(|pid| works_there(*pid)).collect())
+}
+
 /// The postmaster among the living PostgreSQL processes of `dir`, found without its lock file: the one whose title is
 /// that of no child and whose parent is no PostgreSQL of the directory. `None` when there is none, or only orphans.
 pub fn postmaster_in(dir: DirId) -> io::Result<Option<i32>> {

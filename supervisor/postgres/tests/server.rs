@@ -52,6 +52,23 @@ pg_test!(
 );
 
 pg_test!(
+    /// Its postmaster looks for its files once a minute only: until then whoever is connected is served on.
+    a_server_whose_directory_was_removed_is_seen_and_killed,
+    async {
+        let root = tempfile::tempdir().unwrap();
+        let node = Node::primary(root.path(), "a").await;
+        let link = node.link().await;
+        let data_dir = &node.instance.layout.data_dir;
+        std::fs::remove_dir_all(data_dir).unwrap();
+        assert_eq!(link.value("test", "SELECT 7", LIMIT).await.unwrap(), "7", "it serves on");
+        assert!(!processes(data_dir, None).unwrap().is_empty());
+        assert!(!kill_all(data_dir, None, LIMIT).unwrap().pids.is_empty());
+        assert!(link.value("test", "SELECT 7", LIMIT).await.is_err());
+        assert!(processes(data_dir, None).unwrap().is_empty());
+    }
+);
+
+pg_test!(
     /// A prepared statement that fails is asked again as it is, not prepared a second time: that would fail for ever.
     a_statement_that_failed_once_is_asked_again_in_its_session,
     async {

@@ -14,6 +14,7 @@ use pgvigil_core::{local::Marker, sample::SlowSample, time::Time};
 use pgvigil_postgres::{
     ClusterState, ControlFile, Endpoint, Link, Postmaster, Sample,
     datadir::{self, PostmasterStatus},
+    kill,
     process::{LOG_BYTES, bound_log},
     rewind,
 };
@@ -200,7 +201,16 @@ impl Looker for Eyes {
         let (dir, version) = (&self.here.layout.data_dir, self.here.binaries.version());
         match datadir::content(dir) {
             Err(error) => Content::Unusable(error.to_string()),
-            Ok(datadir::Content::Empty) => Content::Empty,
+            // Its files are gone; whoever served from them may serve on for a while.
+            Ok(datadir::Content::Empty) => match kill::processes(dir, self.here.cgroup.as_deref()) {
+                Ok(pids) if pids.is_empty() => Content::Empty,
+                Ok(pids) => Content::Unusable(format!(
+                    "the files of {} are gone, and processes of PostgreSQL still work there: {pids:?}; they end by themselves within a minute, \
+                     or end them",
+                    dir.display()
+                )),
+                Err(error) => Content::Unusable(error.to_string()),
+            },
             Ok(datadir::Content::Foreign) => Content::Unusable(format!(
                 "{} holds files, but no PostgreSQL data; move them away or name another directory",
                 dir.display()

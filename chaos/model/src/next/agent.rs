@@ -1,4 +1,4 @@
-//! The agents: what `reconcile` says is done as the executors of `supervisor/src/agent/execute` do it.
+//! The agents: what `reconcile` says is done as the acts of `supervisor/agent` do it.
 
 use super::held;
 use crate::{

@@ -155,8 +155,9 @@ const fn kind_name(kind: &ElectionKind) -> &'static str {
     }
 }
 
-/// History A16: the members given up, and the old primary, could go on acknowledging among themselves. They are void
-/// from this entry on, and the primary is fenced or its being off is on record.
+/// History A16: the members given up, and the old primary, could go on acknowledging among themselves. They are void from
+/// this entry on. Unless the primary's being off is on record here, the next primary opens only once it is known to be
+/// fenced (see [`confirmed_by_void`]).
 fn force(cluster: &mut ClusterState, reign: &Reign, give_up: &BTreeSet<crate::id::MemberId>, off: bool) -> Applied {
     for member in give_up {
         let Some(key) = cluster.key_of(member) else {
@@ -227,10 +228,11 @@ pub(super) fn appoint(cluster: &mut ClusterState, proposal: &Proposal, wanted: &
         return refuse(code, quorum::describe(&missing));
     }
     check_setting(cluster, wanted, position)?;
+    let confirmed_by_void = confirmed_by_void(cluster, &last);
     enthrone(cluster, &last, wanted);
     let serving = last.open && last.primary != *wanted.primary;
     if serving && !cluster.fence_debts.iter().any(|debt| debt.primary == last.primary) {
-        let unguarded = cluster.paused.is_some() || cluster.unguarded == Some(last.epoch);
+        let unguarded = cluster.paused.is_some() || cluster.unguarded == Some(last.epoch) || confirmed_by_void;
         cluster.fence_debts.push(FenceDebt {
             epoch: last.epoch,
             primary: last.primary.clone(),
@@ -253,6 +255,13 @@ pub(super) fn appoint(cluster: &mut ClusterState, proposal: &Proposal, wanted: &
     }
     cluster.election = None;
     Ok(())
+}
+
+/// History A16: whoever was given up is sealed by nobody, and may confirm the canaries of the primary that it follows. Its
+/// right then lasts for as long as they are together: time does not fence it. Keeps S3.
+fn confirmed_by_void(cluster: &ClusterState, last: &Reign) -> bool {
+    let mut rules = cluster.rules.iter().filter(|rule| rule.epoch == last.epoch);
+    rules.any(|rule| rule.setting.cohort.iter().any(|key| cluster.void.contains(key)))
 }
 
 fn eligible(

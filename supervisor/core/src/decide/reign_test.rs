@@ -221,6 +221,25 @@ fn the_door_stays_closed_while_the_old_primary_may_run_unguarded() {
     assert_eq!(world.step().command, Command::Open { epoch: Epoch(2) });
 }
 
+/// History A16: the old primary and a standby that was given up may go on confirming each other's canaries for ever.
+#[test]
+fn the_door_stays_closed_while_a_member_that_was_given_up_may_confirm_for_the_old_primary() {
+    for (give_up, waits) in [(Some(1), true), (None, false)] {
+        let mut world = World::serving(3, 1);
+        let give_up = give_up.map(crate::testing::name).into_iter().collect();
+        world.must(crate::testing::begin(2, ElectionKind::Forced { to: None, old_primary_is_off: false, give_up }));
+        let seals = if waits { vec![2] } else { vec![1, 2] };
+        let seals = seals.into_iter().map(|member| world.seal(2, member, (1, 300))).collect();
+        let command = world.appoint(2, 2, 2, seals);
+        world.must(command);
+        let debt = world.cluster().fence_debts[0].clone();
+        let fenced = |world: &World| crate::lease::fenced(world.cluster(), &world.seen, &debt, Epoch(2));
+        assert_eq!(matches!(fenced(&world), crate::lease::Fenced::Never(_)), waits);
+        world.hear(Report { fenced: Some(Epoch(1)), ..world.report(0) });
+        assert!(matches!(fenced(&world), crate::lease::Fenced::Yes(_)));
+    }
+}
+
 /// Every former primary counts: the one before the last may still serve as well.
 #[test]
 fn the_door_waits_for_every_former_primary() {
