@@ -114,6 +114,13 @@ pub enum Fault {
     Leave(usize),
     /// The Raft leader hands over.
     MoveLeader(usize),
+    /// Most looks at PostgreSQL take long for a while. Only in [`crate::plan::plan_for`].
+    LateAnswers(Target, u64),
+    /// As soon as no rule is being changed the primary loses power, and another host stands still, for so long. Only in
+    /// [`crate::plan::plan_for`].
+    DieTogether(usize, u64),
+    /// Walsenders take up a reload late for a while. Only in [`crate::plan::plan_for`].
+    StickSenders(Target, u64),
     /// Somebody will be struck at a step.
     Lie(Ambush),
 }
@@ -158,6 +165,9 @@ impl Fault {
             Self::Restart(_) => "restart",
             Self::Leave(_) => "leave",
             Self::MoveLeader(_) => "move-leader",
+            Self::LateAnswers(..) => "late-answers",
+            Self::DieTogether(..) => "die-together",
+            Self::StickSenders(..) => "stick-senders",
             Self::Lie(_) => "ambush",
         }
     }

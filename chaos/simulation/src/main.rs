@@ -116,8 +116,10 @@ fn main() -> ExitCode {
         Verb::Seed { seed, trace, keep, planted, storm, hands, standbys } => {
             match keep.as_deref().map(numbers).transpose() {
                 Ok(keep) => {
-                    let outcome =
-                        run(seed, &Options { planted, keep, storm, hands, standbys, raft, trace, record: false });
+                    let outcome = run(
+                        seed,
+                        &Options { planted, without: None, keep, storm, hands, standbys, raft, trace, record: false },
+                    );
                     show(&outcome, json);
                     code(outcome.violation.is_none())
                 }

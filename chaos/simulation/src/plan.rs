@@ -50,6 +50,8 @@ pub struct Scenario {
     pub hosts: Vec<HostPlan>,
     /// The operator's settings.
     pub settings: Settings,
+    /// Operators may ask for more than one, too.
+    pub more_than_one: bool,
     /// A cluster that runs already is adopted, with this many standbys.
     pub adopt: Option<usize>,
     /// The faults, in order.
@@ -92,7 +94,7 @@ pub fn plan(seed: u64) -> Scenario {
         let strike = rng.pick(&[Strike::Agent, Strike::Postgres, Strike::Host]);
         faults.insert(0, Timed { at_ms: 0, fault: Fault::Lie(Ambush { step: "adopt:promised", strike }) });
     }
-    Scenario { seed, hosts, settings, adopt, faults, active_ms }
+    Scenario { seed, hosts, settings, more_than_one: false, adopt, faults, active_ms }
 }
 
 /// The scenario of a seed in which a planted bug is looked for: some of them need faults that chance seldom puts together.
@@ -102,17 +104,15 @@ pub fn plan_for(seed: u64, planted: Option<Planted>) -> Scenario {
     let rng = Rng::new(seed, 3);
     let script = match planted {
         Some(Planted::SealNotDurable) => forgotten_seal,
-        Some(Planted::ProofInvented) => second_failover,
         Some(Planted::PasswordForEveryHost) => unheard_election,
         Some(Planted::RightFromReceipt) => late_answers,
         Some(Planted::DeadTimelineUnseen | Planted::DeadTimelineKept) => cut_off_promotion,
+        Some(Planted::ProofOfMarkerOnly | Planted::ProofInvented) => return rising_rule(scenario, &rng),
+        Some(Planted::QuietFromBeginning) => return late_looks(scenario, &rng),
         _ => return scenario,
     };
     scenario.adopt = None;
     scenario.faults.clear();
-    if planted == Some(Planted::ProofInvented) {
-        scenario.hosts.truncate(3);
-    }
     let count = scenario.hosts.len();
     let mut at_ms = rng.range(6_000, 8_000);
     while at_ms < scenario.active_ms {
@@ -156,14 +156,47 @@ fn late_answers(rng: &Rng, _count: usize, at_ms: u64, faults: &mut Vec<Timed>) {
     faults.push(Timed { at_ms: at_ms + rng.range(1_000, 1_900), fault: Fault::Isolate(Target::Primary, 5_000) });
 }
 
-/// A member lags behind two primaries, both of which die.
-fn second_failover(rng: &Rng, count: usize, at_ms: u64, faults: &mut Vec<Timed>) {
-    let lagging = Target::Host(rng.index(count));
+/// The rule rises from one standby to two while walsenders are late and links to most standbys break; its primary dies
+/// together with the one standby that has everything.
+fn rising_rule(mut scenario: Scenario, rng: &Rng) -> Scenario {
+    let hosts: Vec<HostPlan> = (0..5).map(|host| host_plan(rng, host, true)).collect();
+    scenario.hosts = hosts;
+    for host in &mut scenario.hosts {
+        host.spec.tier = if host.spec.node == NodeId(1) { Tier::Primary } else { Tier::Replica };
+    }
+    scenario.settings = Settings::default();
+    (scenario.adopt, scenario.active_ms) = (None, 14_000);
+    let at_ms = rng.range(6_000, 8_000);
+    let mut faults = Vec::new();
     let mut push = |after: u64, fault: Fault| faults.push(Timed { at_ms: at_ms + after, fault });
-    push(0, Fault::Slow(lagging, rng.range(300_000, 900_000), 5_000));
-    let first = rng.range(600, 1_500);
-    push(first, Fault::KillPostgres(Target::Primary));
-    push(first + rng.range(300, 3_000), Fault::PowerOff(Target::Primary, 4_000));
+    push(0, Fault::StickSenders(Target::Primary, 3_000));
+    push(1, Fault::ChangeSettings(3));
+    for host in 2..5 {
+        push(2 + rng.range(0, 250), Fault::Cut(Target::Host(host), 0, 9_000));
+    }
+    push(255 + rng.range(0, 2_500), Fault::DieTogether(1, 9_000));
+    scenario.faults = faults;
+    scenario
+}
+
+/// A primary that the leader cannot reach goes on with the one standby that it reaches, whose agent looks late.
+fn late_looks(mut scenario: Scenario, rng: &Rng) -> Scenario {
+    scenario.hosts.truncate(3);
+    scenario.adopt = None;
+    scenario.faults.clear();
+    let mut at_ms = rng.range(6_000, 8_000);
+    while at_ms < scenario.active_ms {
+        let mut push = |after: u64, fault: Fault| scenario.faults.push(Timed { at_ms: at_ms + after, fault });
+        let leader = rng.index(3);
+        push(0, Fault::MoveLeader(leader));
+        for host in 0..3 {
+            push(150, Fault::LateAnswers(Target::Host(host), 3_000));
+        }
+        push(200, Fault::Cut(Target::Primary, leader, 4_000));
+        push(200 + rng.range(20, 1_000), Fault::Force(None));
+        at_ms += rng.range(8_000, 10_000);
+    }
+    scenario
 }
 
 /// Steps that are seldom reached: somebody lies in wait there more often.

@@ -62,8 +62,16 @@ pub enum Planted {
     RightOutlivesItsServer,
 }
 
-/// The planted bugs that are found soon. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet,
-/// which takes two failovers within the time that one standby lags; nor is [`Planted::DeadTimelineUnseen`], which one seed in
+impl Planted {
+    /// Its harm shows only where a commit may wait for two standbys.
+    #[must_use]
+    pub const fn needs_two_sync_standbys(self) -> bool {
+        matches!(self, Self::TwoSyncStandbys | Self::ProofOfMarkerOnly | Self::ProofInvented)
+    }
+}
+
+/// The planted bugs that are found soon. [`Planted::ProofOfMarkerOnly`] and [`Planted::QuietFromBeginning`] have tests of
+/// their own. [`Planted::ProofInvented`] is not among them: no seed has shown its harm yet; nor is [`Planted::DeadTimelineUnseen`], which one seed in
 /// a thousand shows, nor [`Planted::DeadTimelineKept`], which takes a connection that breaks between two files as well and
 /// which no seed has shown yet; nor is [`Planted::TwoSyncStandbys`], which takes some
 /// 100,000 failovers (`seed 1000758 --storm --planted two-sync-standbys` shows it); nor [`Planted::RightFromReceipt`], which

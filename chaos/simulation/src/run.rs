@@ -61,6 +61,8 @@ pub struct Outcome {
 pub struct Options {
     /// The bug put back on purpose.
     pub planted: Option<Planted>,
+    /// The faults of the plan in which this bug is looked for, without the bug: these must hold.
+    pub without: Option<Planted>,
     /// Only the faults of these numbers in the plan; all when `None`.
     pub keep: Option<BTreeSet<usize>>,
     /// A storm instead of the ordinary plan.
@@ -81,14 +83,16 @@ pub struct Options {
 #[must_use]
 pub fn scenario(seed: u64, options: &Options) -> Scenario {
     // A stale leader that is believed does harm where leaders and primaries change all the time.
-    let storms = options.storm || options.planted == Some(Planted::NoConfirmation);
+    let bug = options.planted.or(options.without);
+    let storms = options.storm || bug == Some(Planted::NoConfirmation);
     let mut scenario = match () {
         () if options.hands => hands(seed),
         () if options.standbys => standbys(seed),
         () if storms => storm(seed),
-        () => plan_for(seed, options.planted),
+        () => plan_for(seed, bug),
     };
-    if options.planted != Some(Planted::TwoSyncStandbys) {
+    scenario.more_than_one = bug.is_some_and(Planted::needs_two_sync_standbys);
+    if !scenario.more_than_one {
         // More is refused by the program's faces.
         scenario.settings.sync_standbys = 1;
     }

@@ -100,9 +100,14 @@ pub struct Host {
     pub life: Cell<u64>,
     /// Its guard.
     pub guard: RefCell<Guard>,
+    /// So many percent of the looks at PostgreSQL take long.
+    pub late_answers: Cell<u64>,
     /// An operator wants the host to stay off.
     pub held_off: Cell<bool>,
 }
+
+/// So many percent of the looks at PostgreSQL take long where nothing else is said.
+pub const LATE_ANSWERS: u64 = 1;
 
 /// See the module.
 pub struct World {
@@ -339,6 +344,7 @@ impl Host {
             controller: RefCell::default(),
             life: Cell::new(0),
             guard: RefCell::default(),
+            late_answers: Cell::new(LATE_ANSWERS),
             held_off: Cell::new(false),
         }
     }

@@ -12,7 +12,7 @@ use crate::{
         data::{DataDir, Names},
         wal::Point,
     },
-    world::{Event, Host, W, World},
+    world::{Call, Event, Host, W, World},
 };
 use pgvigil_core::{
     command::Command,
@@ -195,8 +195,8 @@ pub fn begin(w: &W, fault: Fault) -> bool {
             over_after(ms, Fault::Pause(ms));
         }
         Fault::ChangeSettings(number) => {
-            let more_than_one = w.planted == Some(Planted::TwoSyncStandbys);
-            ask(w, Command::ChangeSettings { settings: variant(&w.scenario.settings, number, more_than_one) });
+            let settings = variant(&w.scenario.settings, number, w.scenario.more_than_one);
+            ask(w, Command::ChangeSettings { settings });
         }
         Fault::Reinit(target) => {
             let Some(member) = w.aim(target).map(|host| w.member(host).clone()) else { return false };
@@ -218,6 +218,30 @@ pub fn begin(w: &W, fault: Fault) -> bool {
         Fault::MoveLeader(to) => {
             let Some(from) = w.raft.leader().filter(|_| w.raft.voters.contains(&to)) else { return false };
             w.hand_over(from, to);
+        }
+        Fault::LateAnswers(target, ms) => {
+            let Some(host) = w.aim(target) else { return false };
+            w.hosts[host].late_answers.set(70);
+            over_after(ms, Fault::LateAnswers(Target::Host(host), ms));
+        }
+        Fault::StickSenders(target, ms) => {
+            let Some(host) = w.aim(target) else { return false };
+            w.hosts[host].pg.borrow_mut().sticky_until = w.exec.now() + ms * 1_000;
+        }
+        Fault::DieTogether(host, ms) => {
+            let changing =
+                w.raft.newest().and_then(|applied| applied.cluster.clone()).is_none_or(|c| c.change.is_some());
+            if changing {
+                let again = Call(Box::new(move |w: &W| {
+                    if !w.quiet.get() {
+                        begin(w, Fault::DieTogether(host, ms));
+                    }
+                }));
+                w.exec.at(w.exec.now() + 2_000, None, Event::Call(again));
+                return true;
+            }
+            begin(w, Fault::PowerOff(Target::Primary, ms));
+            return begin(w, Fault::FreezeHost(Target::Host(host), ms));
         }
         Fault::Lie(ambush) => w.ambush.borrow_mut().push(ambush),
     }

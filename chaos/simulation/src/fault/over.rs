@@ -3,7 +3,7 @@
 use super::{Fault, Target, begin, operator::ask, reach::set_pairs};
 use crate::{
     agent,
-    world::{Call, Event, W, World},
+    world::{Call, Event, LATE_ANSWERS, W, World},
 };
 use pgvigil_core::command::Command;
 
@@ -20,6 +20,7 @@ pub fn over(w: &W, fault: Fault) {
             power_on(w, host);
         }
         Fault::PowerOff(Target::Host(host), _) => power_on(w, host),
+        Fault::LateAnswers(Target::Host(host), _) => w.hosts[host].late_answers.set(LATE_ANSWERS),
         Fault::Cut(Target::Host(host), other, _) => {
             let mut net = w.net.borrow_mut();
             net.cut(host, other, false);
@@ -72,6 +73,7 @@ pub fn heal(w: &W) {
     w.ambush.borrow_mut().clear();
     for host in 0..w.hosts.len() {
         w.hosts[host].held_off.set(false);
+        w.hosts[host].late_answers.set(LATE_ANSWERS);
         w.hosts[host].disk.borrow_mut().stalled_until = 0;
         w.exec.thaw_for_good(World::guard_process(host));
         w.guard_goes_first(host);

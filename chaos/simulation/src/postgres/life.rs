@@ -89,9 +89,10 @@ impl World {
         pg.door = door;
         pg.checkpointer_pending = true;
         let mut senders = Vec::new();
+        let often = if pg.sticky_until > self.exec.now() { 60 } else { 3 };
         for sender in &mut pg.senders {
             sender.pending = true;
-            if self.rng.chance(3) && sender.stuck_until < self.exec.now() {
+            if self.rng.chance(often) && sender.stuck_until < self.exec.now() {
                 // Descheduled inside its loop over replies (history A2).
                 sender.stuck_until = self.exec.now() + self.rng.range(1_000, 3_000_000);
             }

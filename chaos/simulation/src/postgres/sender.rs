@@ -154,11 +154,17 @@ impl World {
                     sender.conf = Rc::clone(&conf);
                 }
                 sender.stalled_since = None;
-                sender.sent = available;
-                parcels.push((sender.host, sender.receiver));
+                // Not always all at once.
+                let all = available - sender.sent;
+                let part = if all > 1 && self.rng.chance(5) { self.rng.range(1, all) } else { all };
+                sender.sent += part;
+                if part < all {
+                    again = Some(self.rng.range(100, 30_000).min(again.unwrap_or(u64::MAX)));
+                }
+                parcels.push((sender.host, sender.receiver, sender.sent));
             }
-            let point = Point { branch: end.branch, lsn: available };
-            for (to, receiver) in parcels {
+            for (to, receiver, lsn) in parcels {
+                let point = Point { branch: end.branch, lsn };
                 let pid = self.hosts[to].pg.borrow().pid;
                 let at = now + self.latency(host, to);
                 self.pg_event_at(to, pid, at, PgEvent::Data(receiver, point));

@@ -165,6 +165,8 @@ pub struct Pg {
     pub replay_paused: bool,
     /// Replay conflicts hold it back until then.
     pub replay_slow_until: u64,
+    /// Walsenders take up reloads late until then.
+    pub sticky_until: u64,
     /// `pg_last_wal_receive_lsn`: forgotten by a restart, and back at the segment's start when streaming begins anew.
     pub receive_shown: Option<u64>,
     /// The walreceiver.
@@ -209,6 +211,7 @@ impl Default for Pg {
             replay: 0,
             replay_paused: false,
             replay_slow_until: 0,
+            sticky_until: 0,
             receive_shown: None,
             receiver: None,
             senders: Vec::new(),
